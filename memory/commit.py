@@ -1,0 +1,111 @@
+"""One commit, sent until its outcome is known."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from redis.commands.core import AsyncScript
+from redis.exceptions import ResponseError
+
+from memory import lua
+from memory.errors import StoreCorrupt, StoreUnavailable, VersionConflict
+from memory.link import Link, as_list
+
+
+class CommitUnknown(StoreUnavailable):
+    """A commit was sent, and then nobody could be asked: it may have come through, or still may.
+
+    The log decides. Whoever writes next meets a VersionConflict if it did, and catches up.
+    """
+
+
+class _NotOnDisk(Exception):
+    """The server has the commit in memory, and did not fsync it in time."""
+
+
+class Commit:
+    """Its nonce, stored in the entry, tells the server that an attempt repeats one which came through.
+
+    So attempts may be repeated, and may reach the server late, twice or out of order: at most one writes.
+
+    Args:
+        script: lua.COMMIT.
+        keys: its KEYS.
+        version: what the change becomes.
+        lists: entry fields, ids to erase, pages to set, pages to delete.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        script: AsyncScript,
+        keys: Sequence[str],
+        version: int,
+        lists: Sequence[Sequence[str | bytes]],
+    ) -> None:
+        self._link, self._script, self._keys, self._version = link, script, list(keys), version
+        self._args: list[Any] = [version, os.urandom(16)]
+        for items in lists:
+            self._args += [len(items), *items]
+        self._in_doubt = False  # whether an attempt was sent whose reply never came
+
+    async def run(self, tenant: str) -> None:
+        """Returns when the change is in the log at the store's durability. Raises as `RedisStore.commit`."""
+        try:
+            reply = await self._link.call(self._attempt, tenant=tenant, hurry=True)
+        except _NotOnDisk as error:
+            raise CommitUnknown(
+                f"version {self._version} of {tenant} is written but was not fsynced in time"
+            ) from error
+        except StoreUnavailable as error:
+            if self._in_doubt:
+                raise CommitUnknown(
+                    f"{error}; whether version {self._version} of {tenant} is written is unknown"
+                ) from error
+            raise
+        if reply[0] == lua.LOST:
+            raise StoreCorrupt(tenant, "there are pages but no log: changes are lost")
+        if reply[0] == lua.CONFLICT:
+            self._refuse(tenant, found=int(reply[1]), taken=bool(reply[2]))
+
+    def _refuse(self, tenant: str, *, found: int, taken: bool) -> None:
+        expected = self._version - 1
+        if found < expected:
+            raise StoreCorrupt(
+                tenant, f"the store is at version {found}, the memory at {expected}: the store lost data"
+            )
+        if self._in_doubt and not taken:  # an entry was there and is erased or trimmed: ours or another's
+            raise CommitUnknown(
+                f"version {self._version} of {tenant} was written, and erased since, by this or another"
+            )
+        raise VersionConflict(expected, found)
+
+    async def _attempt(self) -> list[Any]:
+        durability = await self._link.known_durability()
+        await self._link.reach()
+        doubt, self._in_doubt = self._in_doubt, True
+        try:
+            reply = await (self._send_and_wait() if durability.waits else self._send())
+        except ResponseError:  # refused, which says nothing about the attempts before
+            self._in_doubt = doubt
+            raise
+        self._in_doubt = doubt
+        return reply
+
+    async def _send(self) -> list[Any]:
+        return as_list(await self._script(keys=self._keys, args=self._args))
+
+    async def _send_and_wait(self) -> list[Any]:
+        """WAITAOF waits for the writes of its own connection, so both go through one."""
+        async with self._link.client.pipeline(transaction=False) as pipe:
+            await self._script(keys=self._keys, args=self._args, client=pipe)
+            pipe.execute_command("WAITAOF", 1, 0, int(self._link.timeout_s * 800))
+            reply, waited = await pipe.execute(raise_on_error=False)
+        if isinstance(reply, Exception):
+            raise reply
+        if reply[0] in (lua.COMMITTED, lua.REPEATED) and (isinstance(waited, Exception) or waited[0] < 1):
+            self._link.durability = None
+            raise _NotOnDisk
+        return as_list(reply)

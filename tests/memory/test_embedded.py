@@ -1,0 +1,365 @@
+"""The embedded server: who may have it, when it ends, and what survives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from memory.child import Tether
+from memory.connection import connect
+from memory.embedded import EmbeddedValkey, _ping
+from memory.errors import StoreUnavailable
+from memory.scrub import no_rewrite
+from memory.store import Recovered, RedisStore
+from tests.memory import writer
+from tests.memory.test_store import MODEL, fill, forget
+
+pytestmark = pytest.mark.service
+ROUNDS = int(os.environ.get("LARIMAR_TEST_KILL_ROUNDS", "10"))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+def wait_until_gone(pid: int) -> None:
+    for _ in range(1000):
+        if not alive(pid):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"process {pid} is still there")
+
+
+@contextlib.contextmanager
+def program(*command: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def server_of(process: subprocess.Popen[str]) -> int:
+    assert process.stdout is not None
+    word, pid = process.stdout.readline().split()
+    assert word == "server"
+    return int(pid)
+
+
+def owner(folder: Path, tether: str = "signal") -> list[str]:
+    """A program that starts a server on the folder, from a thread that ends, and then sleeps."""
+    code = f"""
+        import threading, time
+        from memory.embedded import EmbeddedValkey
+        valkey = EmbeddedValkey({str(folder)!r}, tether={tether!r})
+        starting = threading.Thread(target=valkey.start)
+        starting.start()
+        starting.join()
+        print("server", valkey.pid, flush=True)
+        time.sleep(600)
+    """
+    return ["-c", textwrap.dedent(code)]
+
+
+def recover(folder: Path) -> Recovered:
+    async def load(url: str) -> Recovered:
+        store = RedisStore(connect(url))
+        recovered = await store.load(writer.TENANT, writer.MODEL)
+        await store.close()
+        return recovered
+
+    with EmbeddedValkey(folder) as valkey:
+        return asyncio.run(load(valkey.url))
+
+
+class TestFolder:
+    def test_is_private(self, tmp_path: Path) -> None:
+        with EmbeddedValkey(tmp_path / "new" / "data") as valkey:
+            assert valkey.folder.stat().st_mode & 0o777 == 0o700
+            assert not [path for path in valkey.folder.rglob("*") if path.stat().st_mode & 0o077]
+
+    def test_second_owner_is_refused(self, tmp_path: Path) -> None:
+        with program(*owner(tmp_path)) as first:
+            server_of(first)
+            with pytest.raises(StoreUnavailable, match=f"in use by process {first.pid}"):
+                EmbeddedValkey(tmp_path).start()
+
+    def test_second_owner_in_the_same_process_is_refused(self, tmp_path: Path) -> None:
+        with EmbeddedValkey(tmp_path) as valkey:
+            with pytest.raises(StoreUnavailable, match=f"in use by process {os.getpid()}"):
+                EmbeddedValkey(tmp_path).start()
+            assert _ping(valkey.folder / "valkey.sock").startswith(b"+PONG")
+
+    def test_what_a_killed_server_left_is_swept(self, tmp_path: Path) -> None:
+        folder = tmp_path / "valkey"
+        (folder / "appendonlydir").mkdir(parents=True)
+        left = [folder / "temp-rewriteaof-7.aof", folder / "appendonlydir" / "temp-appendonly.aof.2.incr.aof"]
+        for path in left:
+            path.write_text("needle")
+        (folder / "lock").write_text("4194305\n")  # above the highest pid
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(folder / "valkey.sock"))
+        with EmbeddedValkey(tmp_path) as valkey:
+            assert valkey.alive
+        assert not any(path.exists() for path in left)
+
+    def test_path_too_long_for_a_socket(self, tmp_path: Path) -> None:
+        deep = tmp_path / ("d" * 100) / ("e" * 100)
+        with EmbeddedValkey(deep) as valkey:
+            path = Path(valkey.url.removeprefix("unix://"))
+            assert len(os.fsencode(path)) <= 103
+            assert path.parent.stat().st_mode & 0o777 == 0o700
+            assert _ping(path).startswith(b"+PONG")
+        assert not path.parent.exists()
+
+    def test_socket_folder_of_somebody_else(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        deep = tmp_path / ("d" * 100)
+        with EmbeddedValkey(deep) as valkey:
+            folder = Path(valkey.url.removeprefix("unix://")).parent
+        folder.mkdir(mode=0o755)
+        with pytest.raises(StoreUnavailable, match="not a private folder"):
+            EmbeddedValkey(deep).start()
+
+    def test_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StoreUnavailable, match="cannot be written"):
+            EmbeddedValkey(tmp_path / "file").start()
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    def test_not_writable(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o500)
+        with pytest.raises(StoreUnavailable, match="cannot be written"):
+            EmbeddedValkey(tmp_path).start()
+
+
+class TestStart:
+    def test_no_binary(self, tmp_path: Path) -> None:
+        with pytest.raises(StoreUnavailable, match="ended at start"):
+            EmbeddedValkey(tmp_path, binary=tmp_path / "missing").start()
+        with EmbeddedValkey(tmp_path) as valkey:  # the folder was given up again
+            assert valkey.alive
+
+    def test_answers_nothing(self, tmp_path: Path) -> None:
+        sleeper = tmp_path / "sleeper"
+        sleeper.write_text("#!/bin/sh\nexec sleep 600\n")
+        sleeper.chmod(0o700)
+        with pytest.raises(StoreUnavailable, match="no answer"):
+            EmbeddedValkey(tmp_path, binary=sleeper, start_timeout_s=0.1).start()
+
+    def test_damaged_file_is_refused_with_its_reason(self, tmp_path: Path) -> None:
+        with EmbeddedValkey(tmp_path) as valkey:
+            asyncio.run(filled(valkey, 3))
+        (written,) = (tmp_path / "valkey" / "appendonlydir").glob("*.incr.aof")
+        content = bytearray(written.read_bytes())
+        content[len(content) // 2 :: 100] = b"\r" * len(content[len(content) // 2 :: 100])
+        content[:1] = b"?"
+        written.write_bytes(content)
+        with pytest.raises(StoreUnavailable, match="Bad file format"):
+            EmbeddedValkey(tmp_path).start()
+
+    def test_torn_end_is_cut_off(self, tmp_path: Path) -> None:
+        with EmbeddedValkey(tmp_path) as valkey:
+            asyncio.run(filled(valkey, 3))
+        (written,) = (tmp_path / "valkey" / "appendonlydir").glob("*.incr.aof")
+        os.truncate(written, written.stat().st_size - 100)
+        with EmbeddedValkey(tmp_path) as valkey:
+            assert asyncio.run(versions(valkey)) == [1, 2]
+
+    def test_has_no_tcp_port_and_logs_no_commands(self, tmp_path: Path) -> None:
+        async def settings(url: str) -> dict[str | None, str | None]:
+            async with connect(url) as client:
+                return await client.config_get("*")
+
+        with EmbeddedValkey(tmp_path) as valkey:
+            found = asyncio.run(settings(valkey.url))
+        assert found["port"] == "0"
+        assert found["slowlog-log-slower-than"] == "-1"
+        assert found["appendfsync"] == "always"
+
+
+class TestEnd:
+    @pytest.mark.parametrize("tether", ["signal", "pipe"])
+    def test_ends_with_its_owner_killed(self, tmp_path: Path, tether: Tether) -> None:
+        if tether == "signal" and sys.platform != "linux":
+            pytest.skip("the parent death signal is Linux's")
+        with program(*owner(tmp_path, tether)) as process:
+            server = server_of(process)
+            assert alive(server)  # though the thread that called start has ended
+            process.kill()
+            wait_until_gone(server)
+        with EmbeddedValkey(tmp_path) as valkey:
+            assert valkey.alive
+
+    def test_is_not_in_our_session(self, tmp_path: Path) -> None:
+        with EmbeddedValkey(tmp_path) as valkey:
+            assert os.getsid(valkey.pid) != os.getsid(0)
+
+    def test_close(self, tmp_path: Path) -> None:
+        valkey = EmbeddedValkey(tmp_path)
+        valkey.start()
+        pid = valkey.pid
+        valkey.close()
+        valkey.close()
+        assert not alive(pid) and not valkey.alive
+        assert not (valkey.folder / "valkey.sock").exists()
+        assert "User requested shutdown" in valkey.log.read_text()
+
+    def test_close_of_one_that_does_not_listen(self, tmp_path: Path) -> None:
+        valkey = EmbeddedValkey(tmp_path)
+        valkey.start()
+        assert valkey._child is not None
+        os.kill(valkey.pid, signal.SIGSTOP)
+        valkey._child.stop(timeout_s=0.05)
+        valkey.close()
+        assert not valkey.alive
+
+    def test_death_is_noticed(self, tmp_path: Path) -> None:
+        with EmbeddedValkey(tmp_path) as valkey:
+            os.kill(valkey.pid, signal.SIGKILL)
+            while valkey.alive:
+                time.sleep(0.01)
+
+    def test_no_thread_is_left(self, tmp_path: Path) -> None:
+        with EmbeddedValkey(tmp_path):
+            pass
+        for thread in threading.enumerate():
+            if thread.name.startswith("keeper"):
+                thread.join(10)
+                assert not thread.is_alive()
+
+
+class TestKill:
+    def test_nothing_acknowledged_is_lost(self, tmp_path: Path) -> None:
+        """SIGKILL at random moments; each round goes on from what the last one left."""
+        random_ = random.Random(3)
+        acknowledged = 0
+        for _ in range(ROUNDS):
+            with program("-m", "tests.memory.writer", str(tmp_path)) as process:
+                server = server_of(process)
+                timer = threading.Timer(random_.uniform(0.05, 0.35), process.kill)
+                timer.start()
+                assert process.stdout is not None
+                for line in process.stdout:
+                    if line.startswith("ack ") and line.endswith("\n"):
+                        acknowledged = int(line.split()[1])
+                timer.join()
+            wait_until_gone(server)
+            recovered = recover(tmp_path)
+            assert recovered.version - acknowledged in (0, 1)  # the one in flight may have come through
+            assert writer.replayed(recovered) == writer.state_at(recovered.version)
+            for change in recovered.changes:
+                assert change.to_fields() == writer.change_at(change.version).to_fields()
+            acknowledged = recovered.version
+        assert acknowledged > ROUNDS  # it did write
+
+
+class TestForgetting:
+    def test_small_neighbours_do_not_keep_it(self, tmp_path: Path) -> None:
+        """By default a stream packs small entries together, and an erased one's bytes stay among them."""
+
+        async def add_and_erase(url: str) -> None:
+            async with connect(url) as client:
+                for number, text in enumerate(("before", "needle", "after"), start=1):
+                    await client.xadd("stream", {"text": text}, id=f"{number}-0")
+                await client.xdel("stream", "2-0")
+                await client.bgrewriteaof()
+                await no_rewrite(client)
+
+        with EmbeddedValkey(tmp_path) as valkey:
+            asyncio.run(add_and_erase(valkey.url))
+            assert files_with(tmp_path, b"before")
+            assert not files_with(tmp_path, b"needle", patience=100)
+
+    @pytest.mark.parametrize("end", ["settled", "killed"])
+    def test_leaves_no_byte_in_any_file(self, tmp_path: Path, end: str) -> None:
+        needle = b"needle in the haystack 2"
+        with EmbeddedValkey(tmp_path) as valkey:
+            asyncio.run(written_and_snapshot(valkey, needle))
+            assert files_with(tmp_path, needle)
+            asyncio.run(forgotten(valkey, wait=end == "settled"))
+            if end == "killed":
+                os.kill(valkey.pid, signal.SIGKILL)
+        if end == "killed":
+            with EmbeddedValkey(tmp_path) as valkey:
+                asyncio.run(pinged_until_settled(valkey))
+                assert not files_with(tmp_path, needle, patience=100)
+        assert not files_with(tmp_path, needle, patience=100)
+        with EmbeddedValkey(tmp_path) as valkey:
+            assert asyncio.run(versions(valkey)) == [1, 3, 4]
+
+
+def files_with(folder: Path, needle: bytes, patience: int = 0) -> list[Path]:
+    """Valkey deletes replaced files in the background, hence the patience (in 10 ms)."""
+    while True:
+        found = []
+        for path in folder.rglob("*"):
+            with contextlib.suppress(OSError):
+                if path.is_file() and needle in path.read_bytes():
+                    found.append(path)
+        if not found or patience <= 0:
+            return found
+        patience -= 1
+        time.sleep(0.01)
+
+
+async def filled(valkey: EmbeddedValkey, last: int) -> None:
+    store = RedisStore(connect(valkey.url), embedded=True)
+    await fill(store, "default", last)
+    await store.close()
+
+
+async def versions(valkey: EmbeddedValkey) -> list[int]:
+    store = RedisStore(connect(valkey.url), embedded=True)
+    recovered = await store.load("default", MODEL)
+    await store.close()
+    return [change.version for change in recovered.changes]
+
+
+async def written_and_snapshot(valkey: EmbeddedValkey, needle: bytes) -> None:
+    store = RedisStore(connect(valkey.url), embedded=True)
+    await fill(store, "default", 3, needle.decode().removesuffix(" 2"))
+    assert await store.snapshot("default", {0: b"page with " + needle}, 0)
+    await store.close()
+
+
+async def forgotten(valkey: EmbeddedValkey, *, wait: bool) -> None:
+    store = RedisStore(connect(valkey.url), embedded=True)
+    assert store.scrub is not None
+    await store.commit("default", forget(4, "fact-2"), fingerprint=MODEL, erase=[2], pages={0: b"page"})
+    assert store.scrub.pending
+    if wait:
+        await store.scrub.settled()
+        assert not store.scrub.pending and store.scrub.failure is None
+    await store.close()
+
+
+async def pinged_until_settled(valkey: EmbeddedValkey) -> None:
+    store = RedisStore(connect(valkey.url), embedded=True)
+    assert store.scrub is not None
+    await store.ping()
+    assert store.scrub.pending
+    await store.scrub.settled()
+    await store.close()
