@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from memory.change import Change
 from memory.envelope import unseal
-from memory.errors import FingerprintMismatch, StoreCorrupt, StoreUnavailable
+from memory.errors import FingerprintMismatch, MemoryError_, StoreCorrupt, StoreUnavailable
 from memory.keys import FLOOR, Keys, page_of
 from memory.link import Link
 
@@ -128,8 +128,8 @@ def _change(tenant: str, entry: bytes, fields: Mapping[bytes, bytes], fingerprin
     own = {name: value for name, value in fields.items() if name not in (FINGERPRINT, NONCE)}
     try:
         change = Change.from_fields(own)
-    except StoreCorrupt as error:
-        raise StoreCorrupt(tenant, f"log entry {entry.decode()}: {error.reason}") from error
+    except (MemoryError_, ValueError, KeyError) as error:
+        raise StoreCorrupt(tenant, f"log entry {entry.decode()} is damaged: {error}") from error
     if entry != b"%d-0" % change.version:
         raise StoreCorrupt(tenant, f"log entry {entry.decode()} holds version {change.version}")
     return change

@@ -78,7 +78,7 @@ class Proxy:
         return f"unix://{self._path}"
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_unix_server(self._serve, self._path)
+        self._server = await asyncio.start_unix_server(self._accept, self._path)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -92,11 +92,12 @@ class Proxy:
     ) -> None:
         self.cut, self.times, self.on_cut = what, times, on_cut
 
-    async def _serve(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(client_in, client_out))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
         server_in, server_out = await asyncio.open_unix_connection(self._upstream)
         doomed = asyncio.Event()
 

@@ -22,6 +22,7 @@ from memory.child import Tether
 from memory.connection import connect
 from memory.embedded import EmbeddedValkey, _ping
 from memory.errors import StoreUnavailable
+from memory.lock import FolderLock, LockHeld
 from memory.scrub import no_rewrite
 from memory.store import Recovered, RedisStore
 from tests.memory import writer
@@ -46,7 +47,8 @@ def wait_until_gone(pid: int) -> None:
         if not alive(pid):
             return
         time.sleep(0.01)
-    pytest.fail(f"process {pid} is still there")
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail(f"process {pid} was still there")
 
 
 @contextlib.contextmanager
@@ -111,6 +113,13 @@ class TestFolder:
             with pytest.raises(StoreUnavailable, match=f"in use by process {os.getpid()}"):
                 EmbeddedValkey(tmp_path).start()
             assert _ping(valkey.folder / "valkey.sock").startswith(b"+PONG")
+
+    def test_stays_locked_while_the_server_outlives_its_owner(self, tmp_path: Path) -> None:
+        with EmbeddedValkey(tmp_path) as valkey:
+            assert valkey._lock is not None
+            valkey._lock.release()  # what the kernel does to an owner that is killed
+            with pytest.raises(LockHeld):
+                FolderLock(valkey.folder / "lock", patience_s=0)
 
     def test_what_a_killed_server_left_is_swept(self, tmp_path: Path) -> None:
         folder = tmp_path / "valkey"

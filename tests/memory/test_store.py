@@ -134,10 +134,12 @@ class TestCommit:
         assert (await store.load(tenant, MODEL)).version == 4
 
     async def test_refused_script_writes_nothing(self, store: RedisStore, client: Redis, tenant: str) -> None:
+        await fill(store, tenant, 1)
         await client.set(Keys(tenant).pages, "not a hash")
         with pytest.raises(StoreCorrupt, match=tenant):
-            await store.commit(tenant, write(1), fingerprint=MODEL, pages={0: b"x"})
-        assert not await client.exists(Keys(tenant).log)
+            await store.commit(tenant, write(2), fingerprint=MODEL, erase=[1], pages={0: b"x"})
+        assert await client.xrange(Keys(tenant).log, "2-0") == []
+        assert await client.xlen(Keys(tenant).log) == 1
 
     async def test_out_of_memory(self, store: RedisStore, client: Redis, tenant: str) -> None:
         await fill(store, tenant, 1)
@@ -233,6 +235,17 @@ class TestSnapshot:
         with pytest.raises(StoreCorrupt, match="the log is kept"):
             await store.snapshot(tenant, {0: b"page"}, 2)
         assert await client.xlen(Keys(tenant).log) == 2
+
+    async def test_trimmed_between_reading_pages_and_log(
+        self, server: Server, store: RedisStore, tenant: str, tmp_path: Path
+    ) -> None:
+        await fill(store, tenant, 3)
+        async with Proxy(server.socket, tmp_path / "p", marker=b"XRANGE") as proxy:
+            proxy.cut_next("request", on_cut=lambda: store.snapshot(tenant, {0: b"page"}, 3))
+            through = RedisStore(connect(proxy.url))
+            recovered = await through.load(tenant, MODEL)
+            await through.close()
+        assert (recovered.pages, recovered.changes, recovered.version) == ({0: b"page"}, [], 3)
 
     async def test_load_while_others_write(self, server: Server, store: RedisStore, tenant: str) -> None:
         """Pages and log fit together at any moment: here the page lists the versions it covers."""
