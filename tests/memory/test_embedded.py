@@ -79,6 +79,7 @@ def owner(folder: Path, tether: str = "signal") -> list[str]:
         starting = threading.Thread(target=valkey.start)
         starting.start()
         starting.join()
+        time.sleep(0.5)  # what a thread's end does to a child happens now
         print("server", valkey.pid, flush=True)
         time.sleep(600)
     """
