@@ -1,0 +1,90 @@
+"""A change: one committed step of a tenant's memory, one entry of its log."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from memory.errors import CorruptChange
+from memory.fact import Fact
+
+
+@dataclass(frozen=True)
+class Change:
+    """A write (which may supersede an older fact) or a forget.
+
+    Attributes:
+        version: log position, one above the last.
+        page: the page written to, which is also that of the superseded fact; or the forgotten fact's page.
+        forgets: ids that this change removes.
+    """
+
+    version: int
+    kind: Literal["write", "forget"]
+    page: int
+    fact: Fact | None = None
+    forgets: tuple[str, ...] = ()
+
+    def to_fields(self) -> dict[bytes, bytes]:
+        """Fields of a log entry; key and code as little-endian float32, a CRC-32 over everything."""
+        head = {"version": self.version, "kind": self.kind, "page": self.page, "forgets": self.forgets}
+        fields: dict[bytes, bytes] = {}
+        if self.fact is not None:
+            head["fact"] = describe(self.fact)
+            fields[b"key"] = self.fact.key.numpy().astype("<f4").tobytes()
+            fields[b"code"] = self.fact.code.numpy().astype("<f4").tobytes()
+        fields[b"change"] = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode()
+        return fields | {b"crc": str(_crc(fields)).encode()}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[bytes, bytes]) -> Change:
+        """The change of a log entry.
+
+        Raises:
+            CorruptChange: a field is missing, or the CRC differs.
+        """
+        try:
+            body = {k: fields[k] for k in (b"key", b"code", b"change") if k in fields}
+            if int(fields[b"crc"]) != _crc(body):
+                raise CorruptChange("a log entry's checksum differs")
+            head = json.loads(body[b"change"])
+            fact = None
+            if "fact" in head:
+                fact = recall(head["fact"], floats(body[b"key"]), floats(body[b"code"]))
+            return cls(head["version"], head["kind"], head["page"], fact, tuple(head["forgets"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise CorruptChange(f"a log entry cannot be read: {error!r}") from error
+
+
+def _crc(fields: Mapping[bytes, bytes]) -> int:
+    crc = 0
+    for name in sorted(fields):
+        crc = zlib.crc32(fields[name], zlib.crc32(name, crc))
+    return crc
+
+
+def describe(fact: Fact) -> dict[str, object]:
+    """Everything of a fact but its tensors, for JSON."""
+    return {
+        "id": fact.id,
+        "prompt": fact.prompt,
+        "target": fact.target,
+        "created_at": fact.created_at,
+        "metadata": dict(fact.metadata),
+        "version": fact.version,
+    }
+
+
+def recall(described: Mapping[str, object], key: torch.Tensor, code: torch.Tensor) -> Fact:
+    """The fact that `describe` described."""
+    return Fact(key=key, code=code, **described)  # type: ignore[arg-type]
+
+
+def floats(raw: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(raw, "<f4").astype(np.float32))

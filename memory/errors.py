@@ -1,0 +1,55 @@
+"""What can go wrong in a memory or its store; each carries what was got and what was wanted."""
+
+from __future__ import annotations
+
+
+class MemoryError_(Exception):
+    """Base of all errors of this package (the builtin of that name means something else)."""
+
+
+class FactNotFound(MemoryError_):
+    def __init__(self, fact_id: str) -> None:
+        super().__init__(f"no fact {fact_id!r}")
+        self.fact_id = fact_id
+
+
+class DuplicateId(MemoryError_):
+    def __init__(self, fact_id: str) -> None:
+        super().__init__(f"a fact {fact_id!r} exists already")
+        self.fact_id = fact_id
+
+
+class BadKey(MemoryError_):
+    """An address key or code of the wrong shape, or with values that are no numbers."""
+
+
+class CorruptPage(MemoryError_):
+    """A page's bytes are torn, altered or of another format."""
+
+
+class CorruptChange(MemoryError_):
+    """A log entry's bytes are torn or altered."""
+
+
+class VersionConflict(MemoryError_):
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(f"expected version {expected}, found {found}")
+        self.expected, self.found = expected, found
+
+
+class StoreUnavailable(MemoryError_):
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StoreCorrupt(MemoryError_):
+    def __init__(self, tenant: str, reason: str) -> None:
+        super().__init__(f"the stored memory of tenant {tenant!r} is damaged: {reason}")
+        self.tenant, self.reason = tenant, reason
+
+
+class FingerprintMismatch(MemoryError_):
+    def __init__(self, got: str, wanted: str) -> None:
+        super().__init__(f"the stored memory was written by model {got}, this is model {wanted}")
+        self.got, self.wanted = got, wanted

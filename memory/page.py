@@ -1,0 +1,219 @@
+"""A page: one Larimar memory of at most K facts, with kernel addressing.
+
+Writing borders G⁻¹ by a row and moves M along the innovation; forgetting takes the Schur complement. Both are exact and
+one shot. All buffers are allocated for K rows (untouched rows cost no memory), so a page restored from bytes has the
+same strides as the page that was saved, and the same operations give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memory import algebra
+from memory.errors import BadKey
+from memory.readout import Readout
+
+CHECK_EVERY = 128  # writes between two checks of the drift
+DRIFT = 1e-8  # a page that drifted further from its least-squares solution is solved again
+
+
+@dataclass(frozen=True)
+class PageSettings:
+    """K slots, kernel sharpness β and ridge λ of every page of a memory.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    slots: int = 512
+    beta: float = 30.0
+    ridge: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.slots < 1 or self.beta <= 0 or self.ridge <= 0:
+            raise ValueError(f"slots, beta and ridge must be above zero, got {self}")
+
+
+class Page:
+    """N ≤ K facts as keys A (N, D), codes Z (N, W), inverse G⁻¹ (N, N) and memory matrix M = G⁻¹Z (N, W).
+
+    A code wider than W widens the page with zero columns, a narrower one is padded with zeros: a zero slot says
+    "empty" (models.code), so neither changes what is read.
+    """
+
+    def __init__(self, settings: PageSettings, dim: int, width: int = 0, device: torch.device | str = "cpu") -> None:
+        self.settings, self.dim, self.width = settings, dim, width
+        self.device = torch.device(device)
+        self.widths: list[int] = []  # of each fact's own code
+        self.unchecked = 0  # writes since the last check
+        k = settings.slots
+        self._keys = self._buffer(k, dim)
+        self._inverse = self._buffer(k, k)
+        self._codes = self._buffer(k, width, torch.float32)
+        self._matrix = self._buffer(k, width)
+
+    def _buffer(self, rows: int, columns: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.empty(rows, columns, dtype=dtype, device=self.device)
+
+    def __len__(self) -> int:
+        return len(self.widths)
+
+    @property
+    def full(self) -> bool:
+        return len(self) >= self.settings.slots
+
+    @property
+    def keys(self) -> Tensor:
+        """A, (N, D) float64 (exact: keys arrive as float32)."""
+        return self._keys[: len(self)]
+
+    @property
+    def codes(self) -> Tensor:
+        """Z, (N, W) float32."""
+        return self._codes[: len(self)]
+
+    @property
+    def inverse(self) -> Tensor:
+        """G⁻¹, (N, N) float64."""
+        return self._inverse[: len(self), : len(self)]
+
+    @property
+    def matrix(self) -> Tensor:
+        """M, (N, W) float64."""
+        return self._matrix[: len(self)]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the rows in use."""
+        return sum(t.numel() * t.element_size() for t in (self.keys, self.codes, self.inverse, self.matrix))
+
+    def write(self, key: Tensor, code: Tensor) -> None:
+        """Write one fact in one shot, O(N² + NW).
+
+        With u = G⁻¹k, s the Schur complement and e = (z − kᵀM)/s the innovation:  M ← [M − u eᵀ; eᵀ].
+
+        Raises:
+            BadKey: wrong shapes or values that are no numbers; the page is unchanged.
+        """
+        self._check(key, code)
+        if self.full:
+            raise AssertionError(f"the page holds {len(self)} of {self.settings.slots} facts")
+        n = len(self)
+        self._widen(len(code))
+        key = key.to(self._keys)
+        z = torch.zeros(self.width, dtype=torch.float64, device=self.device)
+        z[: len(code)] = code.to(z)
+        diagonal = float(torch.exp(self.settings.beta * (torch.dot(key, key) - 1.0))) + self.settings.ridge
+        if n:
+            k = algebra.kernel(self.keys, key, self.settings.beta)
+            u, s = algebra.border(self.inverse, k, diagonal)
+            e = (z - torch.mv(self.matrix.T, k)) / s
+            self.inverse.addr_(u, u, alpha=1.0 / s)
+            self.matrix.addr_(u, e, alpha=-1.0)
+            self._inverse[n, :n] = self._inverse[:n, n] = u / -s
+        else:
+            s, e = diagonal, z / diagonal
+        self._inverse[n, n] = 1.0 / s
+        self._matrix[n] = e
+        self._keys[n] = key
+        self._codes[n] = z.float()
+        self.widths.append(len(code))
+        self.unchecked += 1
+        if self.unchecked >= CHECK_EVERY:
+            if self.residual() > DRIFT:
+                self.resolve()
+            self.unchecked = 0
+
+    def write_block(self, keys: Tensor, codes: Sequence[Tensor]) -> None:
+        """Write a block of facts, keys (B, D), with one solve: cheaper than a sequence for many facts.
+
+        Raises:
+            BadKey: as `write`.
+        """
+        for key, code in zip(keys, codes, strict=True):
+            self._check(key, code)
+        n, total = len(self), len(self) + len(codes)
+        if total > self.settings.slots:
+            raise AssertionError(f"{total} facts do not fit {self.settings.slots} slots")
+        self._widen(max((len(c) for c in codes), default=0))
+        self._keys[n:total] = keys.to(self._keys)
+        self._codes[n:total] = 0
+        for row, code in enumerate(codes, n):
+            self._codes[row, : len(code)] = code.to(self._codes)
+        self.widths += [len(c) for c in codes]
+        self.resolve()
+
+    def without(self, rows: Sequence[int]) -> tuple[Page, float]:
+        """A new page without these rows, and the residual of forgetting.
+
+        The rows are removed one by one by the Schur complement. The result is then compared with a page solved afresh
+        from the remaining facts, and the fresh one is returned: its bits depend on the remaining facts alone, so nothing
+        of a forgotten fact is left, not even in the rounding. The residual is the relative distance of the two matrices.
+        """
+        kept = [row for row in range(len(self)) if row not in set(rows)]
+        width = max((self.widths[row] for row in kept), default=0)
+        fresh = Page(self.settings, self.dim, width, self.device)
+        fresh._keys[: len(kept)] = self.keys[kept]
+        fresh._codes[: len(kept)] = self.codes[kept][:, :width]
+        fresh.widths = [self.widths[row] for row in kept]
+        fresh.resolve()
+        inverse, matrix = self.inverse, self.matrix
+        for row in sorted(set(rows), reverse=True):
+            inverse, matrix = algebra.downdate(inverse, matrix, row)
+        return fresh, algebra.relative(matrix[:, :width], fresh.matrix) if kept else 0.0
+
+    def read(self, key: Tensor) -> Readout:
+        """The posterior at a query key (D,).
+
+        Raises:
+            BadKey: wrong shape or values that are no numbers.
+        """
+        self._check(key)
+        if not len(self):
+            raise AssertionError("an empty page has nothing to read")
+        k = algebra.kernel(self.keys, key.to(self._keys), self.settings.beta)
+        raw = torch.mv(self.inverse, k)
+        total = float(raw.sum())
+        if abs(total) < 1e-290:  # infinitely far from everything: the nearest fact speaks
+            weights = torch.zeros_like(raw)
+            weights[int(k.argmax())] = 1.0
+            return Readout(torch.mv(self.codes.T.double(), weights), weights, 1.0)
+        variance = 1.0 - float(torch.dot(k, raw))
+        return Readout(torch.mv(self.matrix.T, k) / total, raw / total, min(1.0, max(0.0, variance)))
+
+    def resolve(self) -> None:
+        """Solve the page afresh from its keys and codes."""
+        if len(self):
+            self.inverse.copy_(algebra.inverse(algebra.gram(self.keys, self.settings.beta, self.settings.ridge)))
+            self.matrix.copy_(self.inverse @ self.codes.double())
+        self.unchecked = 0
+
+    def residual(self) -> float:
+        """‖G M − Z‖ / ‖Z‖: how far the matrix is from the least-squares solution."""
+        if not len(self):
+            return 0.0
+        system = algebra.gram(self.keys, self.settings.beta, self.settings.ridge)
+        return algebra.relative(system @ self.matrix, self.codes.double())
+
+    def _widen(self, width: int) -> None:
+        if width <= self.width:
+            return
+        codes, matrix = self.codes, self.matrix
+        self._codes = self._buffer(self.settings.slots, width, torch.float32)
+        self._matrix = self._buffer(self.settings.slots, width)
+        for new, old in ((self._codes, codes), (self._matrix, matrix)):
+            new[: len(self), : self.width] = old
+            new[: len(self), self.width :] = 0
+        self.width = width
+
+    def _check(self, key: Tensor, code: Tensor | None = None) -> None:
+        if key.shape != (self.dim,):
+            raise BadKey(f"an address key has shape {tuple(key.shape)}, this memory needs ({self.dim},)")
+        if code is not None and (code.dim() != 1 or not len(code)):
+            raise BadKey(f"a value code has shape {tuple(code.shape)}, it must be a vector")
+        if not bool(torch.isfinite(key).all()) or (code is not None and not bool(torch.isfinite(code).all())):
+            raise BadKey("an address key or value code holds values that are no numbers")

@@ -1,0 +1,93 @@
+"""The encoder: a frozen sentence encoder and a lexical projection give the address key of a text.
+
+    key = unit(concat(mean-pooled unit vector of MiniLM, √½ · lexical vector)) ∈ R^D
+
+The lexical vector is a fixed Gaussian random projection of the set of word pieces, weighted by inverse document
+frequency, made a unit vector: it keeps names apart that the sentence encoder holds for alike.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LEXICAL_DIM = 512
+_SEED = 2403_11901 % 2**31
+
+
+class Encoder:
+    """Texts to address keys.
+
+    Args:
+        trunk: a transformers encoder with mean pooling, in eval mode.
+        tokenizer: its tokenizer.
+        idf: (V,) float32, inverse document frequency of its word pieces.
+        fingerprint: SHA-256 of its weights.
+    """
+
+    def __init__(self, trunk: Any, tokenizer: Any, *, idf: Tensor, fingerprint: str) -> None:
+        self.trunk, self.tokenizer, self.idf, self.fingerprint = trunk.requires_grad_(False), tokenizer, idf, fingerprint
+        self.device: torch.device = trunk.device
+        self.max_tokens = int(trunk.config.max_position_embeddings)
+        self.key_dim = int(trunk.config.hidden_size) + LEXICAL_DIM
+        self._special = frozenset(tokenizer.all_special_ids)
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device, *, idf: Tensor, fingerprint: str) -> Encoder:
+        from transformers import AutoModel, AutoTokenizer
+
+        trunk = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return cls(trunk.to(device).eval(), tokenizer, idf=idf, fingerprint=fingerprint)
+
+    def pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """Word pieces of each text, cut to what the trunk reads."""
+        ids: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        return ids
+
+    @torch.inference_mode()
+    def keys(self, texts: Sequence[str]) -> Tensor:
+        """(n, D) float32 unit address keys on the CPU."""
+        ids = self.pieces(texts)
+        meaning = torch.cat([self._meaning(ids[i : i + 32]) for i in range(0, len(ids), 32)])  # (n, d)
+        lexical = torch.stack([self.lexical(row) for row in ids])  # (n, L)
+        return torch.nn.functional.normalize(torch.cat([meaning.cpu(), 0.5**0.5 * lexical], 1))
+
+    def _meaning(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        lengths = torch.tensor([len(row) for row in ids], device=self.device)
+        padded = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long, device=self.device)
+        for row, tokens in enumerate(ids):
+            padded[row, : len(tokens)] = torch.tensor(tokens)
+        mask = torch.arange(padded.shape[1], device=self.device) < lengths[:, None]
+        hidden = self.trunk(input_ids=padded, attention_mask=mask.long()).last_hidden_state  # (n, T, d)
+        pooled = (hidden * mask[..., None]).sum(1) / lengths[:, None]
+        return torch.nn.functional.normalize(pooled)
+
+    def lexical(self, ids: Iterable[int]) -> Tensor:
+        """(L,) float32 unit vector of a set of word pieces."""
+        total = np.zeros(LEXICAL_DIM)
+        for piece in sorted(set(ids) - self._special):
+            total += float(self.idf[piece]) * _direction(piece)
+        norm = float(np.linalg.norm(total))
+        return torch.from_numpy(total / norm if norm > 0 else total).float()
+
+
+@functools.lru_cache(maxsize=65536)
+def _direction(piece: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The fixed random direction of a word piece. NumPy freezes `RandomState`'s streams, so stored keys stay valid."""
+    return np.random.RandomState([_SEED, piece]).standard_normal(LEXICAL_DIM) / LEXICAL_DIM**0.5
+
+
+def inverse_document_frequency(tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """(V,) float32: log((1 + n) / (1 + df)) of each word piece over n texts."""
+    counts = np.zeros(len(tokenizer))
+    for start in range(0, len(texts), 1024):
+        for ids in tokenizer(list(texts[start : start + 1024]), add_special_tokens=False, truncation=True, max_length=256)["input_ids"]:
+            counts[list(set(ids))] += 1
+    return torch.from_numpy(np.log((1 + len(texts)) / (1 + counts))).float()
