@@ -1,0 +1,50 @@
+"""Names and numbers in a sentence: if both sides hold one that the other lacks, they speak of different things."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+_WORD = re.compile(r"[^\W_]+(?:['’.\-&/][^\W_]+)*", re.UNICODE)
+# Words that are capitalised for standing first, or in titles: they name nothing.
+_COMMON = frozenset(
+    "a an and any are as at be but by can could did do does for from had has have he her his how i if in is it its list may me my "
+    "name no not of on or our please she should so some such tell than that the their them then there these they this those "
+    "to under was we were what whats when where which who whom whose why will with would yes you your during after before "
+    "since until while although because each every all both one give show find does let us am shall also upon over into "
+    "according regarding concerning about originally currently formerly usually typically most many much more".split()
+)
+
+
+def names(sentence: str) -> frozenset[str]:
+    """Capitalised words and words with digits, case folded, without a possessive; the first word only if it is no common one."""
+    found = set()
+    for match in _WORD.finditer(sentence):
+        word = re.sub(r"['’]s$", "", match.group())
+        folded = word.casefold()
+        if any(c.isdigit() for c in word) or (any(c.isupper() for c in word) and folded not in _COMMON):
+            found.add(folded)
+    return frozenset(found)
+
+
+def words(sentence: str) -> frozenset[str]:
+    """All words of a sentence, case folded, without a possessive."""
+    return frozenset(re.sub(r"['’]s$", "", m.group()).casefold() for m in _WORD.finditer(sentence))
+
+
+def lacking(some: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Those of `some` that none of `others` spells nearly alike."""
+    pool = list(others)
+    return [name for name in some if not any(alike(name, other) for other in pool)]
+
+
+def alike(a: str, b: str) -> bool:
+    """Equal, one the beginning of the other, or a typo apart. Numbers must be equal."""
+    if a == b:
+        return True
+    if any(c.isdigit() for c in a + b):
+        return False
+    if min(len(a), len(b)) >= 4 and (a.startswith(b) or b.startswith(a)):
+        return True
+    return min(len(a), len(b)) >= 5 and SequenceMatcher(None, a, b).ratio() >= 0.84
