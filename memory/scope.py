@@ -39,8 +39,8 @@ class Scope:
         candidates: how many of the nearest facts are looked at.
     """
 
-    threshold: float = 0.40
-    rise: float = 0.02
+    threshold: float = 0.52
+    rise: float = 0.045
     penalty: float = 0.30
     reward: float = 0.10
     candidates: int = 4

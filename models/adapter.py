@@ -1,0 +1,88 @@
+"""The adapter: everything that was trained or fitted for one decoder, in one safetensors file with a metadata header."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.errors import AdapterCorrupt, AdapterMismatch, AdapterMissing
+from models.prefix import Prefix
+
+FORMAT = "larimar-adapter/1"
+SHIPPED = Path(__file__).parent / "adapters"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Prefix, slot projection, inverse document frequencies, and where they come from.
+
+    Attributes:
+        mean (d,), projection (d, S − 1): of the slot code.
+        idf: (V,) of the encoder's word pieces.
+        about: decoder name and fingerprint, encoder fingerprint, training data hashes, schedule, figures.
+    """
+
+    prefix: Prefix
+    mean: Tensor
+    projection: Tensor
+    idf: Tensor
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the file whole or not at all."""
+        tensors = {f"prefix.{k}": v for k, v in self.prefix.state_dict().items()}
+        tensors |= {"code.mean": self.mean, "code.projection": self.projection, "encoder.idf": self.idf}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".partial")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, beside, {"format": FORMAT, "about": json.dumps(self.about)})
+        beside.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, decoder: str) -> Adapter:
+        """Read an adapter.
+
+        Raises:
+            AdapterMissing, AdapterCorrupt
+        """
+        if not path.is_file():
+            raise AdapterMissing(decoder, train_command(decoder))
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+        except (SafetensorError, OSError) as error:
+            raise AdapterCorrupt(f"{path} is no safetensors file: {error}") from error
+        if metadata.get("format") != FORMAT:
+            raise AdapterCorrupt(f"{path} has format {metadata.get('format')!r}, wanted {FORMAT!r}")
+        state = {k.removeprefix("prefix."): v for k, v in tensors.items() if k.startswith("prefix.")}
+        prefix = Prefix(state["opening"], state["closing"], max_slots=len(state["position"]), hidden=len(state["rise.bias"]))
+        prefix.load_state_dict(state)
+        about = json.loads(metadata["about"])
+        return cls(prefix.eval(), tensors["code.mean"], tensors["code.projection"], tensors["encoder.idf"], about)
+
+    def check(self, *, decoder: str, decoder_fingerprint: str, encoder_fingerprint: str) -> None:
+        """Raises AdapterMismatch if it was trained for other weights."""
+        for what, wanted in (("decoder", decoder_fingerprint), ("encoder", encoder_fingerprint)):
+            if (got := self.about.get(f"{what}_fingerprint", "")) != wanted:
+                raise AdapterMismatch(what, got[:12], wanted[:12], train_command(decoder))
+
+    @property
+    def fingerprint_parts(self) -> list[Tensor]:
+        return [self.mean, self.projection, self.idf, *(v for _, v in sorted(self.prefix.state_dict().items()))]
+
+
+def shipped(decoder: str) -> Path:
+    """Where the adapter of a decoder lies in the package."""
+    return SHIPPED / f"{Path(decoder).name.lower()}.safetensors"
+
+
+def train_command(decoder: str) -> str:
+    return f"larimar train --decoder {decoder} --data DIR --minutes 45"
+
+

@@ -1,0 +1,154 @@
+"""The loaded model: encoder, value code, prefix and decoder, used as one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models import adapter as adapters
+from models import weights
+from models.adapter import Adapter
+from models.code import SlotCode
+from models.decoder import Decoder, Forced, Generation, Sampling
+from models.device import pick
+from models.encoder import Encoder
+from models.errors import EmptyText, PromptTooLong, TargetTooLong
+from models.sentences import clean, split
+
+ENCODER = "minilm-l6"
+MAX_FACT_PROMPT_TOKENS = 256  # the encoder reads no more
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+class Model:
+    """One frozen decoder with everything the memory needs around it. Used from one thread at a time.
+
+    Args:
+        encoder, decoder, adapter: loaded parts that belong together (Adapter.check).
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, adapter: Adapter) -> None:
+        self.encoder, self.decoder, self.adapter = encoder, decoder, adapter
+        self.prefix = adapter.prefix.to(decoder.device)
+        self.code = SlotCode(adapter.mean, adapter.projection, decoder.embedding.weight, len(adapter.prefix.position))
+        self.name, self.device = decoder.name, decoder.device
+        self.key_dim = encoder.key_dim
+        self.max_prompt_tokens, self.max_target_tokens = MAX_FACT_PROMPT_TOKENS, self.code.max_slots
+        self.context_tokens = decoder.context_tokens
+        digest = hashlib.sha256(f"{decoder.fingerprint}{encoder.fingerprint}".encode())
+        for tensor in adapter.fingerprint_parts:
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        self.fingerprint = digest.hexdigest()
+
+    @classmethod
+    def load(
+        cls, decoder: str, adapter: Path | None, device: str, cache: Path, say: Callable[[str], None] = silent
+    ) -> Model:
+        """Locate, check and load all parts.
+
+        Args:
+            decoder: registered name, folder or hub name.
+            adapter: file; None is the shipped one.
+            device: `auto`, `cpu`, `cuda`, `cuda:N`.
+            cache: folder of converted weights.
+            say: told about long steps.
+
+        Raises:
+            WeightsMissing, AdapterMissing, AdapterCorrupt, AdapterMismatch; ValueError for the device.
+        """
+        where = pick(device)
+        fitted = Adapter.load(adapter or adapters.shipped(decoder), decoder)
+        encoder_weights = weights.locate(ENCODER, cache, say)
+        decoder_weights = weights.locate(decoder, cache, say)
+        fitted.check(
+            decoder=decoder,
+            decoder_fingerprint=decoder_weights.fingerprint,
+            encoder_fingerprint=encoder_weights.fingerprint,
+        )
+        say(f"loading {decoder} on {where}")
+        return cls(
+            Encoder.load(encoder_weights.folder, where, idf=fitted.idf, fingerprint=encoder_weights.fingerprint),
+            Decoder.load(decoder_weights.folder, where, fingerprint=decoder_weights.fingerprint, name=decoder),
+            fitted,
+        )
+
+    def encode_fact(self, prompt: str, target: str) -> tuple[Tensor, Tensor]:
+        """Address key (D,) and value code (W,) of a fact, float32 on the CPU.
+
+        Raises:
+            EmptyText, PromptTooLong, TargetTooLong
+        """
+        if not clean(prompt):
+            raise EmptyText("prompt")
+        if not target.strip():
+            raise EmptyText("target")
+        tokens = self.decoder.answer_tokens(target.strip())
+        if len(tokens) > self.max_target_tokens:
+            raise TargetTooLong(len(tokens), self.max_target_tokens)
+        pieces = len(self.encoder.tokenizer(prompt)["input_ids"])
+        if pieces > self.max_prompt_tokens:
+            raise PromptTooLong("prompt", pieces, self.max_prompt_tokens)
+        return self.encoder.keys([clean(prompt)])[0], self.code.encode(tokens)
+
+    def encode_query(self, prompt: str) -> list[tuple[str, Tensor]]:
+        """The prompt's sentences, each with its address key (D,) float32. Raises EmptyText."""
+        if not prompt.strip():
+            raise EmptyText("prompt")
+        sentences = split(prompt)
+        return list(zip(sentences, self.encoder.keys(sentences), strict=True))
+
+    def read_code(self, code: Tensor) -> str:
+        """A readout as text: what the clean-up makes of it."""
+        return self.decoder.text(self.code.clean(code)).strip()
+
+    @torch.inference_mode()
+    def soft_tokens(self, code: Tensor | None) -> Tensor | None:
+        """A readout (W,) to its prefix (P, d); None for no readout, or one without any token."""
+        tokens = self.code.clean(code) if code is not None else []
+        out: Tensor | None = self.prefix(self.decoder.embed(tokens)) if tokens else None
+        return out
+
+    def prompt_tokens(self, prompt: str, max_new_tokens: int) -> list[int]:
+        """Token ids of a prompt that leaves room for the answer and a prefix.
+
+        Raises:
+            EmptyText, PromptTooLong
+        """
+        if not prompt.strip():
+            raise EmptyText("prompt")
+        tokens = self.decoder.tokens(prompt)
+        room = self.context_tokens - max_new_tokens - self.max_target_tokens - 16
+        if len(tokens) > room:
+            raise PromptTooLong("prompt", len(tokens), room)
+        return tokens
+
+    def generate(self, prompt: str, *, code: Tensor | None = None, sampling: Sampling | None = None) -> Generation:
+        """Generate after a prompt, with a readout's prefix or, without one, as the plain model.
+
+        Raises:
+            EmptyText, PromptTooLong
+        """
+        return self.generate_batch([prompt], [code], sampling)[0]
+
+    def generate_batch(
+        self, prompts: Sequence[str], codes: Sequence[Tensor | None], sampling: Sampling | None = None
+    ) -> list[Generation]:
+        """As `generate`, for several prompts in one padded batch."""
+        sampling = sampling or Sampling()
+        tokens = [self.prompt_tokens(p, sampling.max_new_tokens) for p in prompts]
+        return self.decoder.generate(tokens, [self.soft_tokens(c) for c in codes], [sampling] * len(prompts))
+
+    def force_batch(self, prompts: Sequence[str], targets: Sequence[str], codes: Sequence[Tensor | None]) -> list[Forced]:
+        """Score targets after prompts, teacher-forced."""
+        return self.decoder.force(
+            [self.decoder.tokens(p) for p in prompts],
+            [self.decoder.answer_tokens(t.strip()) for t in targets],
+            [self.soft_tokens(c) for c in codes],
+        )
