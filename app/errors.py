@@ -1,0 +1,127 @@
+"""Every error a client can meet: one table from exception to problem document (RFC 9457)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from memory import errors as memory
+from models import errors as models
+
+
+class QueueFull(Exception):
+    """The inference queue has no room."""
+
+
+class TimedOut(Exception):
+    """The request's deadline passed."""
+
+
+class Unauthorized(Exception):
+    """No API key, or none that is known."""
+
+
+class NotReady(Exception):
+    """The server is starting or draining."""
+
+
+class BodyTooLarge(Exception):
+    """The request body passes the limit."""
+
+
+class UnsupportedMediaType(Exception):
+    """The request's content type is not application/json."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """How one kind of exception is told; without `detail` the exception's own words are used."""
+
+    status: int
+    code: str
+    title: str
+    detail: str = ""
+    retry_after_s: int = 0
+
+
+TABLE: dict[type[BaseException], Problem] = {
+    models.EmptyText: Problem(422, "empty_text", "A text is empty"),
+    models.PromptTooLong: Problem(422, "prompt_too_long", "The prompt is too long"),
+    models.TargetTooLong: Problem(422, "target_too_long", "The target is too long"),
+    memory.FactNotFound: Problem(404, "fact_not_found", "There is no such fact"),
+    memory.DuplicateId: Problem(409, "duplicate_id", "The id is taken"),
+    memory.VersionConflict: Problem(503, "version_conflict", "Too many writers at once", retry_after_s=1),
+    memory.StoreUnavailable: Problem(503, "store_unavailable", "The store cannot be reached; nothing was written", retry_after_s=2),
+    memory.StoreCorrupt: Problem(503, "memory_corrupt", "The stored memory is damaged"),
+    memory.CorruptPage: Problem(503, "memory_corrupt", "The stored memory is damaged"),
+    memory.FingerprintMismatch: Problem(503, "memory_of_another_model", "The stored memory belongs to another model"),
+    QueueFull: Problem(429, "queue_full", "The server is busy", "the inference queue is full; try again shortly", 1),
+    TimedOut: Problem(504, "timeout", "The request took too long"),
+    Unauthorized: Problem(401, "unauthorized", "An API key is needed", "send a known key as 'Authorization: Bearer …' or 'X-API-Key: …'"),
+    NotReady: Problem(503, "not_ready", "The server is not ready", "the server is starting or draining", 2),
+    BodyTooLarge: Problem(413, "body_too_large", "The request body is too large"),
+    UnsupportedMediaType: Problem(415, "unsupported_media_type", "The body must be JSON"),
+}
+_BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
+
+
+def describe(error: BaseException) -> Problem:
+    """The table's row for an exception; an unknown one is an internal error and tells nothing."""
+    for kind in type(error).__mro__:
+        if kind in TABLE:
+            return TABLE[kind]
+    return Problem(500, "internal", "Internal error", "the server failed; its log has the request id")
+
+
+def document(problem: Problem, detail: str, request_id: str, **extra: Any) -> JSONResponse:
+    """A problem document."""
+    body = {
+        "type": f"urn:larimar:{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "code": problem.code,
+        "detail": detail,
+        "request_id": request_id,
+    }
+    headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s else {}
+    return JSONResponse(body | extra, problem.status, headers, media_type="application/problem+json")
+
+
+def _request_id(request: Request) -> str:
+    return str(request.scope.get("request_id", ""))
+
+
+async def _known(request: Request, error: Exception) -> JSONResponse:
+    problem = describe(error)
+    request.scope["error_code"] = problem.code
+    return document(problem, problem.detail or str(error), _request_id(request))
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = [
+        {"field": ".".join(str(part) for part in e["loc"] if part != "body"), "message": e["msg"]} for e in error.errors()
+    ]
+    if any(e["type"] == "json_invalid" for e in error.errors()):
+        return document(Problem(400, "malformed_json", "The body is not JSON"), found[0]["message"], _request_id(request))
+    detail = "; ".join(f"{e['field'] or 'body'}: {e['message']}" for e in found)
+    return document(Problem(422, "invalid_request", "The request is invalid"), detail, _request_id(request), errors=found)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = _BY_STATUS.get(error.status_code, "http_error")
+    return document(Problem(error.status_code, code, error.detail), f"{request.method} {request.url.path}", _request_id(request))
+
+
+def install(app: FastAPI) -> None:
+    """Make the app answer every error with a problem document."""
+    for kind in (*TABLE, Exception):
+        app.add_exception_handler(kind, _known)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
