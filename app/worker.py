@@ -8,9 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from app.errors import NotReady, QueueFull
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass
@@ -46,7 +49,7 @@ class InferenceWorker:
     def depth(self) -> int:
         return self._jobs.qsize()
 
-    async def run[**P, T](self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` on the inference thread. A job whose awaiter is gone before it starts is skipped.
 
         Raises:

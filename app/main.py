@@ -1,0 +1,106 @@
+"""Assembles the app; its lifespan owns everything that must be opened and closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI
+
+from app import __version__, errors
+from app.metrics import Metrics
+from app.middleware import BodyLimits, RequestLog
+from app.routes import facts, generation, health
+from app.service import Service
+from app.settings import Settings
+from app.tenants import Tenants
+from app.worker import InferenceWorker
+from memory.connection import connect
+from memory.embedded import EmbeddedValkey
+from memory.page import PageSettings
+from memory.scope import Scope
+from memory.store import RedisStore
+from models.model import Model
+
+log = structlog.get_logger()
+LoadModel = Callable[[Settings], Model]
+
+
+def load_model(settings: Settings) -> Model:
+    """The settings' model, from the cache folder."""
+    cache = settings.data_dir / "models"
+    return Model.load(settings.decoder, settings.adapter, settings.device, cache, lambda text: log.info("model", step=text))
+
+
+async def open_store(settings: Settings, stack: AsyncExitStack) -> RedisStore:
+    """The configured store, or an embedded one in the data folder. Raises StoreUnavailable."""
+    url = settings.store_url
+    if not url:
+        valkey = EmbeddedValkey(settings.data_dir)
+        await asyncio.to_thread(valkey.start)
+        stack.push_async_callback(asyncio.to_thread, valkey.close)
+        url = valkey.url
+    store = RedisStore(
+        connect(url, timeout_s=settings.store_timeout_s), timeout_s=settings.store_timeout_s, embedded=not settings.store_url
+    )
+    stack.push_async_callback(store.close)
+    durability = await store.ping()
+    log.info("store", embedded=not settings.store_url, durability=durability.level)
+    return store
+
+
+async def open_service(settings: Settings, metrics: Metrics, stack: AsyncExitStack, load: LoadModel = load_model) -> Service:
+    """Open store, model, worker and tenants; the stack closes them in reverse, after a last snapshot."""
+    Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
+    store = await open_store(settings, stack)
+    model = await asyncio.to_thread(load, settings)
+    worker = InferenceWorker(settings.queue_size, metrics.queue_wait.observe)
+    worker.start()
+    stack.push_async_callback(worker.close)
+    scope = Scope() if settings.scope_threshold is None else replace(Scope(), threshold=settings.scope_threshold, rise=0.0)
+    tenants = Tenants(
+        store,
+        worker,
+        model,
+        metrics,
+        pages=PageSettings(slots=settings.page_slots),
+        scope=scope,
+        snapshot_every=settings.snapshot_every,
+        snapshot_s=settings.snapshot_s,
+    )
+    stack.push_async_callback(tenants.snapshot)
+    keeping = asyncio.create_task(tenants.keep_snapshots())
+
+    async def stop_keeping() -> None:
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+
+    stack.push_async_callback(stop_keeping)
+    return Service(model, tenants, worker, metrics)
+
+
+def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
+    """The app. Nothing is opened before its lifespan starts."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.service = await open_service(settings, metrics, stack, load)
+            log.info("ready", host=settings.host, port=settings.port, decoder=settings.decoder)
+            yield
+            app.state.service = None
+
+    app = FastAPI(title="Larimar Server", version=__version__, lifespan=lifespan)
+    app.state.settings, app.state.metrics, app.state.service = settings, metrics, None
+    errors.install(app)
+    for router in (facts.router, generation.router, health.router):
+        app.include_router(router)
+    app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestLog, metrics=metrics)
+    return app

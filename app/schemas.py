@@ -1,0 +1,146 @@
+"""Bodies of requests and responses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+FactId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+Scalar = str | int | float | bool | None
+
+
+class Body(BaseModel):
+    """Unknown fields are refused by name."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class FactIn(Body):
+    prompt: str = Field(max_length=4000, examples=["The CEO of Acme Rockets is"])
+    target: str = Field(max_length=2000, examples=["Wile E. Coyote"])
+    id: FactId | None = Field(None, description="a ULID is made when there is none")
+    metadata: dict[str, Scalar] = Field(default_factory=dict, max_length=32)
+
+
+class UpdateTimings(BaseModel):
+    encode_ms: float = 0.0
+    solve_ms: float
+    commit_ms: float
+    total_ms: float
+
+
+class FactWritten(BaseModel):
+    id: str
+    version: int
+    page: int
+    supersedes: list[str]
+    created_at: float
+    timings: UpdateTimings
+
+
+class FactOut(BaseModel):
+    id: str
+    prompt: str
+    target: str
+    metadata: dict[str, Scalar]
+    created_at: float
+    version: int
+
+
+class FactList(BaseModel):
+    facts: list[FactOut]
+    next_cursor: str | None
+
+
+class Erased(BaseModel):
+    """What held the fact and holds it no more when the receipt is given."""
+
+    memory: bool
+    log: bool
+    snapshot: bool
+    append_only_file: Literal["rewriting", "kept by the store"]
+
+
+class Receipt(BaseModel):
+    id: str
+    version: int
+    residual: float = Field(description="relative distance of the page after forgetting from one solved without the fact")
+    forgotten_at: float
+    erased: Erased
+    timings: UpdateTimings
+
+
+class Scope(BaseModel):
+    in_scope: bool
+    score: float
+    threshold: float
+    similarity: float
+    variance: float
+
+
+class Weight(BaseModel):
+    id: str
+    weight: float
+
+
+class QueryIn(Body):
+    prompt: str = Field(max_length=100_000)
+    exclude: list[FactId] = Field(default_factory=list, max_length=256)
+
+
+class QueryOut(BaseModel):
+    scope: Scope
+    facts: list[Weight]
+    readout: str | None
+    query: str
+    version: int
+
+
+class GenerateIn(Body):
+    prompt: str = Field(max_length=100_000, examples=["Who runs Acme Rockets?"])
+    max_new_tokens: int = Field(64, ge=1)
+    temperature: float = Field(0.0, ge=0.0, le=2.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    stop: list[Annotated[str, StringConstraints(min_length=1, max_length=64)]] = Field(default_factory=list, max_length=8)
+    memory: Literal["auto", "on", "off"] = "auto"
+    exclude: list[FactId] = Field(default_factory=list, max_length=256)
+
+
+class MemoryUse(BaseModel):
+    used: bool
+    scope: Scope | None
+    facts: list[Weight]
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class GenerateTimings(BaseModel):
+    read_ms: float
+    first_token_ms: float
+    generate_ms: float
+    total_ms: float
+
+
+class GenerateOut(BaseModel):
+    text: str
+    memory: MemoryUse
+    finish_reason: Literal["stop", "length"]
+    usage: Usage
+    timings: GenerateTimings
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: str
