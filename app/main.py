@@ -91,13 +91,18 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.service = await open_service(settings, metrics, stack, load)
+            try:
+                app.state.service = await open_service(settings, metrics, stack, load)
+            except Exception as error:
+                app.state.failure = error  # uvicorn would only log it
+                raise
             log.info("ready", host=settings.host, port=settings.port, decoder=settings.decoder)
             yield
             app.state.service = None
 
     app = FastAPI(title="Larimar Server", version=__version__, lifespan=lifespan)
     app.state.settings, app.state.metrics, app.state.service = settings, metrics, None
+    app.state.failure = None
     errors.install(app)
     for router in (facts.router, generation.router, health.router):
         app.include_router(router)

@@ -60,28 +60,19 @@ def serve() -> None:
 
     import uvicorn
 
-    from app.main import create_app, load_model
+    from app.main import create_app
     from memory.errors import MemoryError_
     from models.errors import ModelError
 
-    failed: list[str] = []
-
-    def load(given: Settings) -> object:
-        try:
-            return load_model(given)
-        except (ModelError, ValueError) as error:
-            failed.append(str(error))
-            raise
-
-    app = create_app(settings, load=load)  # type: ignore[arg-type]
+    app = create_app(settings)
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=30, server_header=False)
     server = uvicorn.Server(config)
-    logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno < logging.ERROR or bool(failed.append(str(record.msg)) or False))
+    logging.getLogger("uvicorn.error").addFilter(lambda _: app.state.failure is None)  # told below, without a traceback
     host, port = sock.getsockname()[:2]
     print(f"larimar: starting on http://{host}:{port}", file=sys.stderr, flush=True)
-    try:
-        server.run(sockets=[sock])
-    except (MemoryError_, ModelError) as error:
-        fail(str(error))
-    if not server.started:
-        fail(failed[0].strip().splitlines()[-1] if failed else "the server did not start")
+    server.run(sockets=[sock])
+    failure = app.state.failure
+    if isinstance(failure, (MemoryError_, ModelError, ValueError)):
+        fail(str(failure))
+    if failure is not None:
+        raise failure

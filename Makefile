@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= data
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint train evaluate lock clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed (set PYTHON=…)"; exit 1; }
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev,train]'
+	@touch $@
+
+serve: $(VENV)/.installed ## start the server on 127.0.0.1:8080 (LARIMAR_ settings are honoured)
+	@exec $(BIN)/larimar serve
+
+lint: $(VENV)/.installed ## ruff and mypy
+	@$(BIN)/ruff check app memory models tests
+	@$(BIN)/mypy
+
+test: lint ## everything: lint, unit, service and model tests
+	@$(BIN)/larimar models fetch
+	@$(BIN)/python -m pytest
+
+train: $(VENV)/.installed ## train an adapter: make train DATA=folder
+	@$(BIN)/larimar train --data $(DATA)
+
+evaluate: $(VENV)/.installed ## evaluate: make evaluate DATA=folder
+	@$(BIN)/larimar evaluate counterfact --data $(DATA)/counterfact_dev.jsonl.gz --n 500
+
+lock: ## write requirements.lock from a fresh environment
+	@rm -rf .lock && $(PYTHON) -m venv .lock
+	@.lock/bin/python -m pip install --quiet -e '.[dev,train]'
+	@.lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' > requirements.lock
+	@rm -rf .lock
+
+clean: ## remove the environment and caches
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

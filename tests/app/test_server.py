@@ -1,0 +1,133 @@
+"""The whole service on real weights and a real Valkey: teach, ask, forget, and kill -9 in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.settings import Settings
+
+pytestmark = pytest.mark.model
+QUESTION = {"prompt": "Who runs Acme Rockets?", "max_new_tokens": 8}
+FACT = {"prompt": "The CEO of Acme Rockets is", "target": "Wile E. Coyote"}
+
+
+class Server:
+    def __init__(self, folder: Path, **environment: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.environment = os.environ | {"LARIMAR_DATA_DIR": str(folder), "LARIMAR_PORT": str(port)} | environment
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-m", "app"], env=self.environment, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if self.client.get("/health/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.1)
+        raise AssertionError("the server did not get ready")
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+        self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "models").symlink_to(Settings().data_dir / "models")
+    server = Server(folder)
+    yield server
+    if server.process.poll() is None:
+        server.end()
+
+
+def test_teach_ask_forget(server: Server) -> None:
+    plain = server.client.post("/generate", json=QUESTION).json()
+    assert not plain["memory"]["used"]
+    taught = server.client.post("/facts", json=FACT)
+    assert taught.status_code == 201
+    fact_id = taught.json()["id"]
+    answer = server.client.post("/generate", json=QUESTION).json()
+    assert answer["text"].strip().startswith("Wile E. Coyote")
+    assert answer["memory"]["facts"][0]["id"] == fact_id
+    other = {"prompt": "The capital of France is", "max_new_tokens": 8}
+    assert not server.client.post("/generate", json=other).json()["memory"]["used"]
+    excluded = server.client.post("/generate", json=QUESTION | {"exclude": [fact_id]}).json()
+    assert excluded["text"] == plain["text"]
+    receipt = server.client.delete(f"/facts/{fact_id}").json()
+    assert receipt["residual"] < 1e-8 and receipt["erased"]["log"]
+    assert server.client.post("/generate", json=QUESTION).json()["text"] == plain["text"]
+    assert server.client.get(f"/facts/{fact_id}").status_code == 404
+
+
+def test_the_same_prompt_supersedes(server: Server) -> None:
+    first = server.client.post("/facts", json={"prompt": "The door code is", "target": "4711"}).json()
+    second = server.client.post("/facts", json={"prompt": "the door  code is", "target": "0815"}).json()
+    assert second["supersedes"] == [first["id"]]
+    text = server.client.post("/generate", json={"prompt": "What is the door code?", "max_new_tokens": 8}).json()["text"]
+    assert text.strip().startswith("0815")
+
+
+def test_what_is_acknowledged_survives_kill_nine(server: Server) -> None:
+    acknowledged = {}
+    for number in range(5):
+        body = {"prompt": f"The colour of ship {number} is", "target": f"shade {number}"}
+        acknowledged[server.client.post("/facts", json=body).json()["id"]] = body
+    server.end(signal.SIGKILL)
+    server.start()
+    for fact_id, body in acknowledged.items():
+        assert server.client.get(f"/facts/{fact_id}").json()["target"] == body["target"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "says"),
+    [
+        ({"prompt": " ", "target": "x"}, 422, "empty_text", "prompt is empty"),
+        ({"prompt": "x", "target": " "}, 422, "empty_text", "target is empty"),
+        ({"prompt": "x", "target": "many words " * 60}, 422, "target_too_long", "64"),
+        ({"prompt": "word " * 400, "target": "x"}, 422, "prompt_too_long", "256"),
+        ({"prompt": "x", "target": "y", "colour": 1}, 422, "invalid_request", "colour"),
+        ({"prompt": "x"}, 422, "invalid_request", "target"),
+    ],
+)
+def test_bad_facts_are_refused_and_change_nothing(server: Server, body: dict[str, object], status: int, code: str, says: str) -> None:
+    before = server.client.get("/facts").headers["larimar-version"]
+    answer = server.client.post("/facts", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert says in answer.json()["detail"]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert server.client.get("/facts").headers["larimar-version"] == before
+
+
+def test_bad_bodies(server: Server) -> None:
+    def post(content: bytes, kind: str = "application/json") -> tuple[int, str]:
+        answer = server.client.post("/facts", content=content, headers={"content-type": kind})
+        return answer.status_code, answer.json()["code"]
+
+    assert post(b"{") == (400, "malformed_json")
+    assert post(b"{}", "text/plain") == (415, "unsupported_media_type")
+    assert post(b" " * 300_000) == (413, "body_too_large")
+    assert server.client.delete("/facts/unknown").json()["code"] == "fact_not_found"
+    assert server.client.get("/nowhere").json()["code"] == "not_found"
+    assert server.client.get("/metrics").text.count("larimar_update_seconds_count") == 8
+
+
+def test_a_second_server_on_the_same_port_says_so(server: Server) -> None:
+    done = subprocess.run([sys.executable, "-m", "app"], env=server.environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "in use; set LARIMAR_PORT" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,188 @@
+"""Laws of pages and of a tenant's memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from memory import algebra
+from memory.change import Change
+from memory.episodic import EpisodicMemory
+from memory.errors import CorruptPage, DuplicateId, FactNotFound
+from memory.fact import Fact
+from memory.page import Page, PageSettings
+from memory.query import Query
+from memory.scope import Scope
+from memory.snapshot import from_bytes, to_bytes
+
+DIM, WIDTH = 24, 8
+SMALL = PageSettings(slots=8)
+
+
+def unit(seed: int, dim: int = DIM) -> Tensor:
+    return torch.nn.functional.normalize(torch.randn(dim, generator=torch.Generator().manual_seed(seed)), dim=0)
+
+
+def code(seed: int, width: int = WIDTH) -> Tensor:
+    return torch.randn(width, generator=torch.Generator().manual_seed(seed + 10_000))
+
+
+def fact(seed: int, prompt: str | None = None) -> Fact:
+    return Fact(f"f{seed:04}", prompt or f"prompt {seed}", "t", unit(seed), code(seed, WIDTH * (1 + seed % 3)), 0.0, {})
+
+
+def page_of(seeds: range) -> Page:
+    page = Page(PageSettings(slots=64), DIM, WIDTH)
+    for seed in seeds:
+        page.write(unit(seed), code(seed))
+    return page
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    return bool(torch.allclose(a, b, rtol=0, atol=1e-9))
+
+
+@given(st.integers(1, 30))
+@settings(deadline=None, max_examples=20)
+def test_sequential_writes_are_the_least_squares_solution(n: int) -> None:
+    page = page_of(range(n))
+    gram = algebra.gram(page.keys, 30.0, 1e-3)
+    solution = torch.linalg.lstsq(gram, page.codes.double()).solution
+    assert close(page.matrix, solution)
+    assert page.residual() < 1e-9
+
+
+@given(st.integers(2, 30), st.data())
+@settings(deadline=None, max_examples=20)
+def test_forgetting_equals_never_having_known(n: int, data: st.DataObject) -> None:
+    gone = data.draw(st.integers(0, n - 1))
+    left, residual = page_of(range(n)).without([gone])
+    never = Page(PageSettings(slots=64), DIM, WIDTH)
+    for seed in (s for s in range(n) if s != gone):
+        never.write(unit(seed), code(seed))
+    query = unit(999)
+    assert residual < 1e-9
+    assert close(left.matrix, never.matrix)
+    assert close(left.read(query).code, never.read(query).code)
+
+
+def test_the_order_of_writes_does_not_matter() -> None:
+    forward, backward = page_of(range(20)), page_of(range(19, -1, -1))
+    assert close(forward.read(unit(77)).code, backward.read(unit(77)).code)
+
+
+def test_a_block_equals_a_sequence() -> None:
+    block = Page(PageSettings(slots=64), DIM)
+    block.write_block(torch.stack([unit(s) for s in range(20)]), [code(s) for s in range(20)])
+    assert close(block.matrix, page_of(range(20)).matrix)
+
+
+@given(st.integers(1, 30), st.integers(1000, 2000))
+@settings(deadline=None, max_examples=20)
+def test_normalised_weights_sum_to_one(n: int, seed: int) -> None:
+    readout = page_of(range(n)).read(unit(seed))
+    assert abs(float(readout.weights.sum()) - 1.0) < 1e-9
+    assert 0.0 <= readout.variance <= 1.0
+
+
+def test_nearly_equal_keys_stay_solvable() -> None:
+    page = Page(SMALL, DIM, WIDTH)
+    for _ in range(3):
+        page.write(unit(1), code(1))
+    assert torch.isfinite(page.matrix).all()
+    assert close(page.read(unit(1)).code, code(1).double())
+
+
+def test_bytes_round_trip_bit_for_bit_and_refuse_damage() -> None:
+    page = page_of(range(5))
+    facts = [fact(s) for s in range(5)]
+    raw = to_bytes(page, facts, 7)
+    restored, texts, version = from_bytes(raw, PageSettings(slots=64), DIM)
+    assert version == 7
+    assert [f.id for f in texts] == [f.id for f in facts]
+    for name in ("keys", "codes", "inverse", "matrix"):
+        assert torch.equal(getattr(page, name), getattr(restored, name))
+    for at in range(0, len(raw), 97):
+        torn = bytearray(raw)
+        torn[at] ^= 0x10
+        with pytest.raises(CorruptPage):
+            from_bytes(bytes(torn), PageSettings(slots=64), DIM)
+    for length in range(0, len(raw), 501):
+        with pytest.raises(CorruptPage):
+            from_bytes(raw[:length], PageSettings(slots=64), DIM)
+
+
+def test_a_change_round_trips() -> None:
+    change = Change(3, "write", 1, replace(fact(4), version=3), ("f0001",))
+    again = Change.from_fields(change.to_fields())
+    assert again.fact is not None and change.fact is not None
+    assert (again.version, again.page, again.forgets, again.fact.prompt) == (3, 1, ("f0001",), "prompt 4")
+    assert torch.equal(again.fact.key, change.fact.key)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), min_size=1, max_size=60))
+@settings(deadline=None, max_examples=30)
+def test_replay_without_what_was_forgotten_equals_the_live_memory(steps: list[tuple[int, int]]) -> None:
+    live = EpisodicMemory(DIM, SMALL, Scope())
+    log: list[Change] = []
+    stored: dict[int, bytes] = {}
+    taken = 0
+    for kind, number in steps:
+        if kind == 3 and len(live):
+            ids = [f.id for f in live.facts(limit=1000)]
+            change = live.plan_forget(ids[number % len(ids)])
+        elif kind == 2:
+            stored |= live.dirty_pages()
+            live.mark_stored(list(live.dirty_pages()), live.version)
+            log = []
+            continue
+        else:
+            taken += 1
+            change = live.plan_write(replace(fact(number), id=f"n{taken:04}"))
+        prepared = live.prepare(change) if change.forgets else None
+        log.append(change)
+        if prepared is not None:
+            log = [c for c in log if c.version not in prepared.erase]
+            stored |= {change.page: prepared.stored} if prepared.stored else {}
+        live.apply(change, prepared)
+    again = EpisodicMemory.restore(DIM, SMALL, Scope(), pages=stored, changes=log, version=live.version)
+    assert again.checksum() == live.checksum()
+
+
+def test_the_same_prompt_supersedes_and_unknown_ids_are_refused() -> None:
+    memory = EpisodicMemory(DIM, SMALL, Scope())
+    memory.apply(memory.plan_write(fact(1, "The  Capital is")))
+    with pytest.raises(DuplicateId):
+        memory.plan_write(fact(1))
+    change = memory.plan_write(fact(2, "the capital IS"))
+    assert change.forgets == ("f0001",)
+    memory.apply(change, memory.prepare(change))
+    assert [f.id for f in memory.facts()] == ["f0002"]
+    with pytest.raises(FactNotFound):
+        memory.plan_forget("f0001")
+
+
+def test_more_facts_than_slots_go_to_more_pages_and_all_are_read_back() -> None:
+    memory = EpisodicMemory(DIM, SMALL, Scope())
+    for seed in range(50):
+        memory.apply(memory.plan_write(fact(seed)))
+    assert memory.pages >= 7
+    for seed in range(50):
+        reading = memory.read([Query(f"prompt {seed}", unit(seed))])
+        assert reading.in_scope and reading.facts[0][0] == f"f{seed:04}"
+
+
+def test_excluding_a_fact_reads_as_if_it_was_forgotten() -> None:
+    memory, never = EpisodicMemory(DIM, SMALL, Scope()), EpisodicMemory(DIM, SMALL, Scope())
+    for seed in range(6):
+        memory.apply(memory.plan_write(fact(seed)))
+    never_facts = [s for s in range(6) if s != 2]
+    for seed in never_facts:
+        never.apply(never.plan_write(fact(seed)))
+    query = [Query("prompt 2", unit(2))]
+    assert memory.read(query, exclude=["f0002"]).facts[0][0] == never.read(query).facts[0][0]
