@@ -122,6 +122,6 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 def install(app: FastAPI) -> None:
     """Make the app answer every error with a problem document."""
     for kind in (*TABLE, Exception):
-        app.add_exception_handler(kind, _known)  # type: ignore[arg-type]
+        app.add_exception_handler(kind, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

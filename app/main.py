@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 
 import structlog
 from fastapi import FastAPI
@@ -55,7 +54,7 @@ async def open_store(settings: Settings, stack: AsyncExitStack) -> RedisStore:
 
 async def open_service(settings: Settings, metrics: Metrics, stack: AsyncExitStack, load: LoadModel = load_model) -> Service:
     """Open store, model, worker and tenants; the stack closes them in reverse, after a last snapshot."""
-    Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(settings.data_dir.mkdir, parents=True, exist_ok=True)
     store = await open_store(settings, stack)
     model = await asyncio.to_thread(load, settings)
     worker = InferenceWorker(settings.queue_size, metrics.queue_wait.observe)

@@ -72,7 +72,7 @@ class InferenceWorker:
             self._observe_wait(time.perf_counter() - job.queued_at)
             try:
                 result, error = job.work(), None
-            except Exception as caught:  # noqa: BLE001  (it belongs to the job's awaiter, whatever it is)
+            except Exception as caught:
                 result, error = None, caught
             job.loop.call_soon_threadsafe(_settle, job.future, result, error)
             del job, result, error

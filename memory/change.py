@@ -33,7 +33,7 @@ class Change:
 
     def to_fields(self) -> dict[bytes, bytes]:
         """Fields of a log entry; key and code as little-endian float32, a CRC-32 over everything."""
-        head = {"version": self.version, "kind": self.kind, "page": self.page, "forgets": self.forgets}
+        head: dict[str, object] = {"version": self.version, "kind": self.kind, "page": self.page, "forgets": self.forgets}
         fields: dict[bytes, bytes] = {}
         if self.fact is not None:
             head["fact"] = describe(self.fact)

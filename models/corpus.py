@@ -152,7 +152,8 @@ def _statement(pattern: str) -> str | None:
 
 
 def _relations(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    seen, held = {}, {}
+    seen: dict[str, Any] = {}
+    held: dict[str, Any] = {}
     for r in rows:
         pairs = [(s["subject"], s["object"]) for s in r["samples"]]
         templates = list(dict.fromkeys(r["prompt_templates"] + r["prompt_templates_zs"]))

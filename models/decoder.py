@@ -97,7 +97,7 @@ class Decoder:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=fast_dtype(device), local_files_only=True, attn_implementation="sdpa"
         )
         return cls(model.to(device).eval(), tokenizer, fingerprint=fingerprint, name=name)

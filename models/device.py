@@ -63,7 +63,7 @@ def request_stream(device: torch.device) -> Iterator[RequestStream]:
         yield RequestStream()
         return
     outer = torch.cuda.current_stream(device)
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_event(outer.record_event())
     with torch.cuda.stream(stream):
         yield RequestStream(stream)

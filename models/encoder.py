@@ -81,7 +81,9 @@ class Encoder:
 @functools.lru_cache(maxsize=65536)
 def _direction(piece: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The fixed random direction of a word piece. NumPy freezes `RandomState`'s streams, so stored keys stay valid."""
-    return np.random.RandomState([_SEED, piece]).standard_normal(LEXICAL_DIM) / LEXICAL_DIM**0.5
+    drawn: np.ndarray[Any, np.dtype[np.float64]] = np.random.RandomState([_SEED, piece]).standard_normal(LEXICAL_DIM)
+    drawn /= LEXICAL_DIM**0.5
+    return drawn
 
 
 def inverse_document_frequency(tokenizer: Any, texts: Sequence[str]) -> Tensor:

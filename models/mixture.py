@@ -119,16 +119,24 @@ class Mixture:
     def _private(self, rng: random.Random) -> Example:
         """Facts of a company or a household that exists nowhere, as statement or question."""
         what = rng.choice(_ATTRIBUTES)
-        thing = rng.choice([invented_word(rng), f"{invented_word(rng)} {invented_word(rng)}", f"{rng.choice(_THINGS)} {rng.randint(1, 60)}"])
+        thing = rng.choice(
+            [invented_word(rng), f"{invented_word(rng)} {invented_word(rng)}", f"{rng.choice(_THINGS)} {rng.randint(1, 60)}"]
+        )
         thing = rng.choice([thing, f"the {rng.choice(_THINGS)} {invented_word(rng)}", f"{invented_word(rng)} {rng.choice(_THINGS)}"])
         answer = random_answer(rng, self.corpus)
+        shapes: tuple[str, ...]
         if rng.random() < 0.5:
             shapes = (f"The {what} of {thing} is", f"{thing}'s {what} is", f"For {thing}, the {what} is", f"{thing} has the {what}")
             shapes += (f"The {what} for {thing} is", f"As {what} of {thing} we use", f"The {what} of {thing}:", f"{thing} ({what}):")
             prompt = rng.choice(shapes)
             return Example(self._distract(rng, prompt[0].upper() + prompt[1:], 0.15), answer, "plain")
         shapes = (f"What is the {what} of {thing}?", f"Which {what} does {thing} have?", f"Tell me the {what} of {thing}.")
-        shapes += (f"Do you know the {what} for {thing}?", f"I need the {what} of {thing}.", f"{thing} {what}?", f"What's {thing}'s {what}?")
+        shapes += (
+            f"Do you know the {what} for {thing}?",
+            f"I need the {what} of {thing}.",
+            f"{thing} {what}?",
+            f"What's {thing}'s {what}?",
+        )
         return self._asked(rng, self._noise(rng, rng.choice(shapes)), answer)
 
 
@@ -139,5 +147,3 @@ _ATTRIBUTES = (
     "next appointment,allergy,blood type,parking space,holiday allowance,launch site,mascot,escalation contact,time zone"
 ).split(",")
 _THINGS = "project,printer,team,server,invoice,patient,machine,contract,branch,ship,café,router,product,client,lab,van".split(",")
-
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Query, Response
 
 from app.deps import Configured, Serving, TenantName, within
@@ -11,7 +13,7 @@ from memory.fact import Fact
 
 router = APIRouter(tags=["facts"])
 VERSION = "Larimar-Version"
-REFUSED = {code: {"model": Problem} for code in (400, 401, 413, 415, 422, 429, 503, 504)}
+REFUSED: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (400, 401, 413, 415, 422, 429, 503, 504)}
 
 
 def _timings(committed: Committed, encode_s: float, total_s: float) -> UpdateTimings:
