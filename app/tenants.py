@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from app.errors import NotReady, QueueFull
 from app.metrics import Metrics
 from app.worker import InferenceWorker
 from memory.change import Change
@@ -23,6 +24,7 @@ from memory.store import CommitUnknown, RedisStore
 from models.device import request_stream
 from models.model import Model
 
+Plan = Callable[[EpisodicMemory], Sequence[Change | MemoryError_]]
 ATTEMPTS = 5  # of a commit that lost against another writer
 log = structlog.get_logger()
 
@@ -94,12 +96,37 @@ class Tenants:
         )
 
     async def write(self, name: str, fact: Fact) -> Committed:
-        """Write a fact. Raises DuplicateId, StoreUnavailable, VersionConflict."""
-        return await self._change(name, lambda memory: memory.plan_write(fact))
+        """Write a fact. Raises DuplicateId, BadKey, StoreUnavailable, VersionConflict."""
+        (outcome,) = await self.write_many(name, [fact])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def write_many(self, name: str, facts: Sequence[Fact]) -> list[Committed | Exception]:
+        """Write facts in as few atomic commits as commands under 1 MiB allow.
+
+        Returns:
+            For each fact, in order, what was committed or why it was not: DuplicateId and BadKey refuse one fact and leave
+            the others; StoreUnavailable, VersionConflict and QueueFull refuse a whole commit and all that come after.
+        """
+        outcomes: list[Committed | Exception] = []
+        while len(outcomes) < len(facts):
+            left = facts[len(outcomes) :]
+
+            def plan(memory: EpisodicMemory, left: Sequence[Fact] = left) -> list[Change | MemoryError_]:
+                return memory.plan_block(left)
+
+            try:
+                outcomes += await self._change(name, plan)
+            except (MemoryError_, QueueFull, NotReady) as error:
+                outcomes += [error] * len(left)
+        return outcomes
 
     async def forget(self, name: str, fact_id: str) -> Committed:
         """Forget a fact. Raises FactNotFound, StoreUnavailable, VersionConflict."""
-        return await self._change(name, lambda memory: memory.plan_forget(fact_id))
+        (outcome,) = await self._change(name, lambda memory: [memory.plan_forget(fact_id)])
+        assert isinstance(outcome, Committed)
+        return outcome
 
     async def read(self, name: str, queries: Sequence[Query], exclude: Sequence[str] = ()) -> tuple[Reading, int]:
         """Read a tenant's memory; also the version read."""
@@ -108,11 +135,11 @@ class Tenants:
             memory = tenant.memory
             return await self.worker.run(memory.read, queries, exclude), memory.version
 
-    async def _change(self, name: str, plan: Callable[[EpisodicMemory], Change]) -> Committed:
+    async def _change(self, name: str, plan: Plan) -> list[Committed | Exception]:
         # A client that goes away must not leave a committed change unmade: the change runs to its end.
         return await asyncio.shield(asyncio.ensure_future(self._change_locked(name, plan)))
 
-    async def _change_locked(self, name: str, plan: Callable[[EpisodicMemory], Change]) -> Committed:
+    async def _change_locked(self, name: str, plan: Plan) -> list[Committed | Exception]:
         tenant = await self.get(name)
         async with tenant.lock:
             for attempt in range(ATTEMPTS):
@@ -128,22 +155,25 @@ class Tenants:
                     await asyncio.sleep(0.01 * 2**attempt)
         raise AssertionError("unreachable")
 
-    async def _attempt(self, tenant: Tenant, plan: Callable[[EpisodicMemory], Change]) -> Committed:
+    async def _attempt(self, tenant: Tenant, plan: Plan) -> list[Committed | Exception]:
         memory = tenant.memory
-        change = await self.worker.run(plan, memory)
+        planned = await self.worker.run(plan, memory)
+        changes = [outcome for outcome in planned if isinstance(outcome, Change)]
+        if not changes:
+            return [outcome for outcome in planned if isinstance(outcome, MemoryError_)]
         solve_s, prepared = 0.0, None
-        if change.forgets:
+        if any(change.forgets for change in changes):
             started = time.perf_counter()
-            prepared = await self.worker.run(memory.prepare, change)
+            prepared = await self.worker.run(memory.prepare, changes)
             solve_s += time.perf_counter() - started
         started = time.perf_counter()
         try:
             await self.store.commit(
                 tenant.name,
-                change,
+                *changes,
                 fingerprint=self.model.fingerprint,
                 erase=prepared.erase if prepared else (),
-                pages={change.page: prepared.stored} if prepared and prepared.stored else None,
+                pages=prepared.stored if prepared else None,
             )
         except CommitUnknown:
             tenant.stale = True  # it may be in the store: the next change looks
@@ -153,16 +183,30 @@ class Tenants:
         def make() -> tuple[float, float]:
             began = time.perf_counter()
             with request_stream(self.model.device):
-                residual = memory.apply(change, prepared)
+                residual = memory.apply(changes, prepared)
             return residual, time.perf_counter() - began
 
-        residual, applied_s = await self.worker.run(make)
-        tenant.changes_since_snapshot += 1
+        residual, applied_s = await self._made(tenant, make)
+        tenant.changes_since_snapshot += len(changes)
         if tenant.changes_since_snapshot >= self.snapshot_every:
             self._wake.set()
         self._measure()
         rewritten = bool(prepared and prepared.stored)
-        return Committed(change, residual, rewritten, solve_s + applied_s, commit_s)
+        return [
+            Committed(outcome, residual, rewritten, solve_s + applied_s, commit_s) if isinstance(outcome, Change) else outcome
+            for outcome in planned
+        ]
+
+    async def _made(self, tenant: Tenant, make: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+        """What is committed is made, however busy the worker is."""
+        while True:
+            try:
+                return await self.worker.run(make)
+            except QueueFull:
+                await asyncio.sleep(0.01)
+            except BaseException:
+                tenant.stale = True
+                raise
 
     async def keep_snapshots(self) -> None:
         """Snapshot changed memories every so many changes or seconds, until cancelled."""

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,16 +39,16 @@ def border(inverse: Tensor, k: Tensor, diagonal: float) -> tuple[Tensor, float]:
     return u, diagonal - float(torch.dot(k, u))
 
 
-def downdate(inverse: Tensor, matrix: Tensor, row: int) -> tuple[Tensor, Tensor]:
-    """Remove one fact from G⁻¹ (N, N) and M (N, W) by the Schur complement: new ones of N − 1 rows.
+def downdate(inverse: Tensor, matrix: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Remove facts from G⁻¹ (N, N) and M (N, W) by the Schur complement: new ones of N − |rows| rows.
 
-    With G⁻¹ = [P q; qᵀ r] and m the removed row of M:  P − qqᵀ/r  and  M − q mᵀ/r.
+    With G⁻¹ = [P Q; Qᵀ R] and M' the removed rows of M:  P − Q R⁻¹ Qᵀ  and  M − Q R⁻¹ M'.
     """
-    keep = torch.arange(len(inverse), device=inverse.device) != row
-    q, r = inverse[keep, row], inverse[row, row]
-    return torch.addr(inverse[keep][:, keep], q, q, alpha=-1.0 / float(r)), torch.addr(
-        matrix[keep], q, matrix[row], alpha=-1.0 / float(r)
-    )
+    gone = torch.zeros(len(inverse), dtype=torch.bool, device=inverse.device)
+    gone[list(rows)] = True
+    q, r = inverse[~gone][:, gone], inverse[gone][:, gone]
+    both = torch.linalg.solve(r, torch.cat([q.T, matrix[gone]], 1))  # R⁻¹ [Qᵀ, M']
+    return inverse[~gone][:, ~gone] - q @ both[:, : len(q)], matrix[~gone] - q @ both[:, len(q) :]
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:

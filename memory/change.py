@@ -23,6 +23,8 @@ class Change:
         version: log position, one above the last.
         page: the page written to, which is also that of the superseded fact; or the forgotten fact's page.
         forgets: ids that this change removes.
+        block: version of the last change of its block; 0 for one that was committed alone. A page that takes many
+            facts of a block is solved once for all of them, so a replay must know what belonged together.
     """
 
     version: int
@@ -30,10 +32,13 @@ class Change:
     page: int
     fact: Fact | None = None
     forgets: tuple[str, ...] = ()
+    block: int = 0
 
     def to_fields(self) -> dict[bytes, bytes]:
         """Fields of a log entry; key and code as little-endian float32, a CRC-32 over everything."""
         head: dict[str, object] = {"version": self.version, "kind": self.kind, "page": self.page, "forgets": self.forgets}
+        if self.block:
+            head["block"] = self.block
         fields: dict[bytes, bytes] = {}
         if self.fact is not None:
             head["fact"] = describe(self.fact)
@@ -57,7 +62,7 @@ class Change:
             fact = None
             if "fact" in head:
                 fact = recall(head["fact"], floats(body[b"key"]), floats(body[b"code"]))
-            return cls(head["version"], head["kind"], head["page"], fact, tuple(head["forgets"]))
+            return cls(head["version"], head["kind"], head["page"], fact, tuple(head["forgets"]), head.get("block", 0))
         except (KeyError, ValueError, TypeError) as error:
             raise CorruptChange(f"a log entry cannot be read: {error!r}") from error
 
@@ -84,6 +89,12 @@ def describe(fact: Fact) -> dict[str, object]:
 def recall(described: Mapping[str, object], key: torch.Tensor, code: torch.Tensor) -> Fact:
     """The fact that `describe` described."""
     return Fact(key=key, code=code, **described)  # type: ignore[arg-type]
+
+
+def size_bytes(fact: Fact) -> int:
+    """About how many bytes the fact has in a log entry, never fewer."""
+    text = json.dumps(describe(fact), ensure_ascii=False).encode()
+    return len(text) + 4 * (len(fact.key) + len(fact.code)) + 512
 
 
 def floats(raw: bytes) -> torch.Tensor:

@@ -33,8 +33,9 @@ class Commit:
     Args:
         script: lua.COMMIT.
         keys: its KEYS.
-        version: what the change becomes.
-        lists: entry fields, ids to erase, pages to set, pages to delete.
+        version: what the first change becomes; the others follow.
+        entries: the fields of each change's entry, name and value in turn.
+        lists: ids to erase, pages to set, pages to delete.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class Commit:
         script: AsyncScript,
         keys: Sequence[str],
         version: int,
+        entries: Sequence[Sequence[bytes]],
         lists: Sequence[Sequence[str | bytes]],
     ) -> None:
         self._link, self._script, self._keys, self._version = link, script, list(keys), version
-        self._args: list[Any] = [version, os.urandom(16)]
-        for items in lists:
+        self._args: list[Any] = [version, os.urandom(16), len(entries)]
+        for items in (*entries, *lists):
             self._args += [len(items), *items]
         self._in_doubt = False  # whether an attempt was sent whose reply never came
 

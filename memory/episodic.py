@@ -7,22 +7,26 @@ the bits of the live one.
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
 
 import torch
 
 from memory import snapshot
-from memory.change import Change
+from memory.change import Change, size_bytes
 from memory.directory import Directory
-from memory.errors import BadKey, DuplicateId, FactNotFound, VersionConflict
+from memory.errors import BadKey, DuplicateId, FactNotFound, MemoryError_, VersionConflict
 from memory.fact import Fact, normalise
 from memory.page import Page, PageSettings
+from memory.placement import Placement
 from memory.query import Query, Reading
 from memory.scope import Scope, ScopeDecision
 
 SPOKE = 8  # how many facts a reading names
+SOLVE_AT = 16  # so many new facts of a page are cheaper solved at once than bordered one by one
+BLOCK_BYTES = 900_000  # of a block's facts: it is committed by one command, and no command passes 1 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +40,19 @@ class Sheet:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A change worked out but not yet made.
+    """The pages that changes forget from, worked out but not yet put in place.
 
     Attributes:
-        sheet: the page after the change.
-        residual: of forgetting (Page.without); 0 for a plain write.
-        erase: log versions whose entries hold what the change forgets.
-        stored: the page's new bytes, where its stored ones hold what the change forgets.
+        sheets: each such page after the changes.
+        residuals: of forgetting, by page (Page.without).
+        erase: log versions whose entries hold what the changes forget.
+        stored: new bytes of those pages whose stored ones hold what the changes forget.
     """
 
-    sheet: Sheet
-    residual: float
+    sheets: Mapping[int, Sheet]
+    residuals: Mapping[int, float]
     erase: tuple[int, ...]
-    stored: bytes | None
+    stored: Mapping[int, bytes]
 
 
 class EpisodicMemory:
@@ -94,10 +98,9 @@ class EpisodicMemory:
             memory._sheets[index] = Sheet(page, tuple(f.id for f in facts), covered)
             for fact in facts:
                 memory._index(fact, index)
-        for change in changes:
-            sheet = memory._sheets.get(change.page)
-            if sheet is None or change.version > sheet.covered:
-                memory.apply(change)
+        for _, block in groupby(changes, lambda change: change.block or change.version):
+            if news := [change for change in block if change.version > memory._covered(change.page)]:
+                memory.apply(news)
         memory.version = version
         return memory
 
@@ -126,86 +129,133 @@ class EpisodicMemory:
         return [self._facts[fact_id] for fact_id in islice(ids, limit)]
 
     def plan_write(self, fact: Fact) -> Change:
-        """The change that writes a fact; it supersedes the one with the same prompt.
+        """The change that writes one fact, as `plan_block`. Raises DuplicateId, BadKey."""
+        (planned,) = self.plan_block([fact])
+        if isinstance(planned, MemoryError_):
+            raise planned
+        return planned
 
-        A fact goes to the page of its nearest neighbour, so that facts that interfere are solved together, while that page
-        has room; else to the last page, else to a new one. A superseded fact gives its place.
+    def plan_block(self, facts: Sequence[Fact]) -> list[Change | MemoryError_]:
+        """The changes that write the first of `facts` in one commit. Each supersedes the fact with the same prompt.
 
-        Raises:
-            DuplicateId: the id is taken.
-            BadKey: the key does not fit this memory.
+        Returns:
+            An outcome for each fact that the block takes, at least one: its change, or why it is refused (DuplicateId,
+            BadKey). The block ends before a fact that would supersede one of its own, and at BLOCK_BYTES.
         """
-        if fact.id in self._facts:
-            raise DuplicateId(fact.id)
-        if fact.key.shape != (self.dim,) or not bool(torch.isfinite(fact.key).all()):
-            raise BadKey(f"an address key has shape {tuple(fact.key.shape)}, this memory needs ({self.dim},), all finite")
-        version = self.version + 1
-        old = self._by_prompt.get(normalise(fact.prompt))
-        forgets = (old,) if old is not None else ()
-        page = self._page_of[old] if old is not None else self._allocate(fact)
-        return Change(version, "write", page, replace(fact, version=version), forgets)
+        refusals: list[MemoryError_ | None] = []
+        taken: dict[str, Fact] = {}  # by prompt
+        size = 0
+        for fact in facts:
+            refusal = self._refusal(fact, taken)
+            if refusal is None:
+                prompt, size = normalise(fact.prompt), size + size_bytes(fact)
+                if taken and (prompt in taken or size > BLOCK_BYTES):
+                    break
+                taken[prompt] = fact
+            refusals.append(refusal)
+        changes = iter(self._changes(taken))
+        return [next(changes) if refusal is None else refusal for refusal in refusals]
 
-    def _allocate(self, fact: Fact) -> int:
-        for neighbour, _ in self._directory.nearest(fact.key[None], 1)[0]:
-            if not self._sheets[page := self._page_of[neighbour]].page.full:
-                return page
-        last = max(self._sheets, default=0)
-        return last if last not in self._sheets or not self._sheets[last].page.full else last + 1
+    def _refusal(self, fact: Fact, taken: Mapping[str, Fact]) -> MemoryError_ | None:
+        if fact.id in self._facts or any(fact.id == other.id for other in taken.values()):
+            return DuplicateId(fact.id)
+        if fact.key.shape != (self.dim,) or not bool(torch.isfinite(fact.key).all()):
+            return BadKey(f"an address key has shape {tuple(fact.key.shape)}, this memory needs ({self.dim},), all finite")
+        if fact.code.dim() != 1 or not len(fact.code) or not bool(torch.isfinite(fact.code).all()):
+            return BadKey(f"a value code has shape {tuple(fact.code.shape)}, it must be a vector, all finite")
+        return None
+
+    def _changes(self, facts: Mapping[str, Fact]) -> list[Change]:
+        """The block of changes that writes facts given by their prompts."""
+        if not facts:
+            return []
+        keys = torch.stack([fact.key for fact in facts.values()])
+        neighbours = [
+            next(((self._page_of[i], similarity) for i, similarity in found), None)
+            for found in self._directory.nearest(keys, 1)
+        ]
+        rows = {index: len(sheet.ids) for index, sheet in self._sheets.items()}
+        placement = Placement(keys, neighbours, rows, self.settings.slots)
+        block = self.version + len(facts) if len(facts) > 1 else 0
+        changes: list[Change] = []
+        for version, (prompt, fact) in enumerate(facts.items(), self.version + 1):
+            old = self._by_prompt.get(prompt)
+            page = placement.next(None if old is None else self._page_of[old])
+            forgets = () if old is None else (old,)
+            changes.append(Change(version, "write", page, replace(fact, version=version), forgets, block))
+        return changes
 
     def plan_forget(self, fact_id: str) -> Change:
         """The change that forgets a fact. Raises FactNotFound."""
         self.get(fact_id)
         return Change(self.version + 1, "forget", self._page_of[fact_id], None, (fact_id,))
 
-    def prepare(self, change: Change) -> Prepared:
-        """Work out a change that forgets, without making it: the store must erase before the change is acknowledged."""
-        sheet = self._sheets[change.page]
-        after, residual = self._after(sheet, change)
-        gone = [self._facts[i] for i in change.forgets if i in self._facts]
-        if any(fact.version <= sheet.covered for fact in gone):
-            after = replace(after, covered=change.version)
-            stored = self._bytes(after, change.version, change.fact)
-        else:
-            stored = None
-        return Prepared(after, residual, tuple(f.version for f in gone), stored)
+    def prepare(self, changes: Sequence[Change]) -> Prepared:
+        """Work out the pages that changes forget from: the store must erase before the changes are acknowledged."""
+        sheets: dict[int, Sheet] = {}
+        residuals: dict[int, float] = {}
+        stored: dict[int, bytes] = {}
+        incoming = {change.fact.id: change.fact for change in changes if change.fact is not None}
+        for index, own in _by_page(changes).items():
+            forgotten = [self._facts[i] for change in own for i in change.forgets if i in self._facts]
+            if not forgotten:
+                continue
+            sheet = self._sheets[index]
+            after, residuals[index] = self._after(sheet, own)
+            if any(fact.version <= sheet.covered for fact in forgotten):
+                after = replace(after, covered=changes[-1].version)
+                stored[index] = self._bytes(after, after.covered, incoming)
+            sheets[index] = after
+        erase = tuple(self._facts[i].version for change in changes for i in change.forgets if i in self._facts)
+        return Prepared(sheets, residuals, erase, stored)
 
-    def apply(self, change: Change, prepared: Prepared | None = None) -> float:
-        """Make a committed change; returns the residual of what it forgot.
+    def apply(self, changes: Sequence[Change], prepared: Prepared | None = None) -> float:
+        """Make the committed changes of one block; returns the greatest residual of what they forgot.
 
         Raises:
-            VersionConflict: the change does not follow this memory's version (replayed logs may have gaps).
+            VersionConflict: they do not follow this memory's version (replayed logs may have gaps).
         """
-        if change.version <= self.version:
-            raise VersionConflict(self.version, change.version - 1)
-        residual = 0.0
-        if prepared is not None:
-            sheet, residual = prepared.sheet, prepared.residual
-        else:
-            sheet = self._sheets.get(change.page) or Sheet(Page(self.settings, self.dim, device=self.device))
-            sheet, residual = self._after(sheet, change)
-        for fact_id in change.forgets:
-            self._drop(fact_id)
-        if change.fact is not None:
-            self._index(change.fact, change.page)
-        self._sheets[change.page] = sheet
-        self.version = change.version
-        if prepared is None or prepared.stored is None:
-            self._dirty.add(change.page)
-        else:
-            self._dirty.discard(change.page)
-        return residual
+        if changes[0].version <= self.version:
+            raise VersionConflict(self.version, changes[0].version - 1)
+        residuals = dict(prepared.residuals) if prepared is not None else {}
+        for index, own in _by_page(changes).items():
+            if prepared is not None and index in prepared.sheets:
+                sheet = prepared.sheets[index]
+            else:
+                sheet = self._sheets.get(index) or Sheet(Page(self.settings, self.dim, device=self.device))
+                sheet, residuals[index] = self._after(sheet, own)
+            for change in own:
+                for fact_id in change.forgets:
+                    self._drop(fact_id)
+                if change.fact is not None:
+                    self._index(change.fact, index)
+            self._sheets[index] = sheet
+            if prepared is not None and index in prepared.stored:
+                self._dirty.discard(index)
+            else:
+                self._dirty.add(index)
+        self.version = changes[-1].version
+        return max(residuals.values())
 
-    def _after(self, sheet: Sheet, change: Change) -> tuple[Sheet, float]:
-        """The sheet after a change. A plain write works on the page in place; one that forgets leaves the sheet as it is."""
+    def _after(self, sheet: Sheet, changes: Sequence[Change]) -> tuple[Sheet, float]:
+        """The sheet after a block's changes of its page. It works in place on one that nothing is forgotten from."""
         page, ids, residual = sheet.page, sheet.ids, 0.0
-        if change.forgets:  # solved afresh even if the forgotten fact is unknown: its log entry may be erased
-            rows = [row for row, fact_id in enumerate(ids) if fact_id in change.forgets]
-            page, residual = page.without(rows)
-            ids = tuple(fact_id for fact_id in ids if fact_id not in change.forgets)
-        if change.fact is not None:
-            page.write(change.fact.key, change.fact.code)
-            ids = (*ids, change.fact.id)
-        return Sheet(page, ids, sheet.covered), residual
+        if any(change.forgets for change in changes):
+            # Solved afresh even if the forgotten fact is unknown: its log entry may be erased.
+            gone = {fact_id for change in changes for fact_id in change.forgets}
+            page, residual = page.without([row for row, fact_id in enumerate(ids) if fact_id in gone])
+            ids = tuple(fact_id for fact_id in ids if fact_id not in gone)
+        facts = [change.fact for change in changes if change.fact is not None]
+        if len(facts) >= SOLVE_AT:
+            page.write_block(torch.stack([fact.key for fact in facts]), [fact.code for fact in facts])
+        else:
+            for fact in facts:
+                page.write(fact.key, fact.code)
+        return Sheet(page, (*ids, *(fact.id for fact in facts)), sheet.covered), residual
+
+    def _covered(self, index: int) -> int:
+        sheet = self._sheets.get(index)
+        return 0 if sheet is None else sheet.covered
 
     def read(self, queries: Sequence[Query], exclude: Collection[str] = ()) -> Reading:
         """Read with the query that fits best; `exclude` answers as if those facts were forgotten.
@@ -273,8 +323,9 @@ class EpisodicMemory:
             digest.update(f"{index}:{snapshot.digest(sheet.page, facts)}".encode())
         return digest.hexdigest()
 
-    def _bytes(self, sheet: Sheet, version: int, incoming: Fact | None = None) -> bytes:
-        facts = [incoming if incoming and incoming.id == i else self._facts[i] for i in sheet.ids]
+    def _bytes(self, sheet: Sheet, version: int, incoming: Mapping[str, Fact] | None = None) -> bytes:
+        new = incoming or {}
+        facts = [new[fact_id] if fact_id in new else self._facts[fact_id] for fact_id in sheet.ids]
         return snapshot.to_bytes(sheet.page, facts, version)
 
     def _index(self, fact: Fact, page: int) -> None:
@@ -289,3 +340,10 @@ class EpisodicMemory:
             self._directory.remove(fact_id)
             if self._by_prompt.get(normalise(fact.prompt)) == fact_id:
                 del self._by_prompt[normalise(fact.prompt)]
+
+
+def _by_page(changes: Sequence[Change]) -> dict[int, list[Change]]:
+    found: dict[int, list[Change]] = defaultdict(list)
+    for change in changes:
+        found[change.page].append(change)
+    return found

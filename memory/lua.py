@@ -46,14 +46,17 @@ end
 
 COMMITTED, REPEATED, CONFLICT, LOST = 0, 1, 2, 3
 
-# ARGV: version, nonce, entry fields, ids to erase, pages to set, pages to delete (four lists, each after its
-# length). Returns {COMMITTED}, {REPEATED} (this very commit came through before), {CONFLICT, last version,
-# whether the version's entry is still there} or {LOST} (there are pages, so there was a log).
+# ARGV: first version, nonce, number of entries, the fields of each, ids to erase, pages to set, pages to delete
+# (lists, each after its length). Entry i takes the version first + i - 1. Returns {COMMITTED}, {REPEATED} (this
+# very commit came through before), {CONFLICT, last version, whether the version's entry is still there} or
+# {LOST} (there are pages, so there was a log).
 COMMIT = (
     _SHARED
     + """
 local version, nonce = take(), take()
-local fields, erase, set, del = take_list(), take_list(), take_list(), take_list()
+local entries = {}
+for i = 1, tonumber(take()) do entries[i] = take_list() end
+local erase, set, del = take_list(), take_list(), take_list()
 local id = version .. '-0'
 local last = last_version()
 if last == nil and redis.call('EXISTS', pages) == 1 then return {3} end
@@ -70,10 +73,10 @@ if last ~= tonumber(version) - 1 then
   end
   return {2, last, 1}
 end
-redis.call('XADD', log, id, 'nonce', nonce, unpack(fields))
+for i = 1, #entries do redis.call('XADD', log, (version + i - 1) .. '-0', 'nonce', nonce, unpack(entries[i])) end
 for i = 1, #erase do redis.call('XDEL', log, erase[i]) end
 write_pages(set, del)
-if #erase + #set + #del > 0 then redis.call('HSET', pages, 'floor', version) end
+if #erase + #set + #del > 0 then redis.call('HSET', pages, 'floor', version + #entries - 1) end
 if #erase > 0 and KEYS[3] then redis.call('INCR', KEYS[3]) end
 return {0}
 """

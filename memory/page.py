@@ -150,7 +150,7 @@ class Page:
     def without(self, rows: Sequence[int]) -> tuple[Page, float]:
         """A new page without these rows, and the residual of forgetting.
 
-        The rows are removed one by one by the Schur complement. The result is then compared with a page solved afresh
+        The rows are removed by the Schur complement. The result is then compared with a page solved afresh
         from the remaining facts, and the fresh one is returned: its bits depend on the remaining facts alone, so nothing
         of a forgotten fact is left, not even in the rounding. The residual is the relative distance of the two matrices.
         """
@@ -161,10 +161,10 @@ class Page:
         fresh._codes[: len(kept)] = self.codes[kept][:, :width]
         fresh.widths = [self.widths[row] for row in kept]
         fresh.resolve()
-        inverse, matrix = self.inverse, self.matrix
-        for row in sorted(set(rows), reverse=True):
-            inverse, matrix = algebra.downdate(inverse, matrix, row)
-        return fresh, algebra.relative(matrix[:, :width], fresh.matrix) if kept else 0.0
+        if not kept or not rows:
+            return fresh, 0.0
+        _, matrix = algebra.downdate(self.inverse, self.matrix, rows)
+        return fresh, algebra.relative(matrix[:, :width], fresh.matrix)
 
     def read(self, key: Tensor) -> Readout:
         """The posterior at a query key (D,).

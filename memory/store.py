@@ -80,18 +80,17 @@ class RedisStore:
     async def commit(
         self,
         tenant: str,
-        change: Change,
-        *,
+        *changes: Change,
         fingerprint: str,
         erase: Sequence[int] = (),
         pages: Mapping[int, bytes | None] | None = None,
     ) -> None:
-        """Appends `change`, erases log entries and replaces pages in one step, and waits until it is durable.
+        """Appends `changes`, erases log entries and replaces pages in one step, and waits until it is durable.
 
         Args:
-            change: its version is the tenant's last one plus 1.
-            fingerprint: of the model that made its key and code.
-            erase: versions whose entries hold facts that this change forgets.
+            changes: the first one's version is the tenant's last one plus 1, and the others follow it.
+            fingerprint: of the model that made their keys and codes.
+            erase: versions whose entries hold facts that these changes forget.
             pages: those that held such facts: index -> new bytes, None to delete.
 
         Raises:
@@ -101,14 +100,14 @@ class RedisStore:
             StoreUnavailable: otherwise, and then nothing is written.
         """
         keys = Keys(tenant)
-        fields = {**change.to_fields(), FINGERPRINT: fingerprint.encode()}
-        entry: list[bytes] = [part for item in fields.items() for part in item]
+        own = {FINGERPRINT: fingerprint.encode()}
+        entries = [[part for item in (change.to_fields() | own).items() for part in item] for change in changes]
         erased = [entry_id(version) for version in erase]
         set_, delete = await _sealed(tenant, pages or {})
         names = [keys.log, keys.pages, *([ERASURES] if self.scrub is not None else [])]
-        lists = (entry, erased, set_, delete)
+        lists = (erased, set_, delete)
         try:
-            await Commit(self._link, self._commit, names, change.version, lists).run(tenant)
+            await Commit(self._link, self._commit, names, changes[0].version, entries, lists).run(tenant)
         finally:
             if erase and self.scrub is not None:
                 self.scrub.request()

@@ -13,7 +13,7 @@ from torch import Tensor
 from memory import algebra
 from memory.change import Change
 from memory.episodic import EpisodicMemory
-from memory.errors import CorruptPage, DuplicateId, FactNotFound
+from memory.errors import BadKey, CorruptPage, DuplicateId, FactNotFound
 from memory.fact import Fact
 from memory.page import Page, PageSettings
 from memory.query import Query
@@ -125,43 +125,88 @@ def test_a_change_round_trips() -> None:
     assert torch.equal(again.fact.key, change.fact.key)
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), min_size=1, max_size=60))
-@settings(deadline=None, max_examples=30)
-def test_replay_without_what_was_forgotten_equals_the_live_memory(steps: list[tuple[int, int]]) -> None:
-    live = EpisodicMemory(DIM, SMALL, Scope())
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 30)), min_size=1, max_size=40), st.integers(1, 40))
+@settings(deadline=None, max_examples=50)
+def test_replay_without_what_was_forgotten_equals_the_live_memory(steps: list[tuple[int, int]], slots: int) -> None:
+    """Bit for bit: single writes, blocks of all sizes, forgets and snapshots in any order."""
+    pages = PageSettings(slots=slots)
+    live = EpisodicMemory(DIM, pages, Scope())
     log: list[Change] = []
     stored: dict[int, bytes] = {}
     taken = 0
+
+    def named(seed: int) -> Fact:
+        nonlocal taken
+        taken += 1
+        return replace(fact(seed), id=f"n{taken:04}")
+
     for kind, number in steps:
         if kind == 3 and len(live):
             ids = [f.id for f in live.facts(limit=1000)]
-            change = live.plan_forget(ids[number % len(ids)])
+            changes = [live.plan_forget(ids[number % len(ids)])]
         elif kind == 2:
             stored |= live.dirty_pages()
             live.mark_stored(list(live.dirty_pages()), live.version)
             log = []
             continue
+        elif kind == 4:
+            planned = live.plan_block([named(seed) for seed in range(number, number + 1 + number)])
+            changes = [change for change in planned if isinstance(change, Change)]
         else:
-            taken += 1
-            change = live.plan_write(replace(fact(number), id=f"n{taken:04}"))
-        prepared = live.prepare(change) if change.forgets else None
-        log.append(change)
+            changes = [live.plan_write(named(number))]
+        prepared = live.prepare(changes) if any(c.forgets for c in changes) else None
+        log += [Change.from_fields(change.to_fields()) for change in changes]
         if prepared is not None:
             log = [c for c in log if c.version not in prepared.erase]
-            stored |= {change.page: prepared.stored} if prepared.stored else {}
-        live.apply(change, prepared)
-    again = EpisodicMemory.restore(DIM, SMALL, Scope(), pages=stored, changes=log, version=live.version)
+            stored |= prepared.stored
+        live.apply(changes, prepared)
+    again = EpisodicMemory.restore(DIM, pages, Scope(), pages=stored, changes=log, version=live.version)
     assert again.checksum() == live.checksum()
+    assert all(sheet.page.residual() < 1e-9 for sheet in live._sheets.values())
+
+
+def test_a_block_is_solved_at_once_and_reads_like_a_sequence() -> None:
+    block, sequence = (EpisodicMemory(DIM, PageSettings(slots=64), Scope()) for _ in range(2))
+    facts = [fact(seed) for seed in range(30)]
+    planned = block.plan_block(facts)
+    assert [c.version for c in planned if isinstance(c, Change)] == list(range(1, 31))
+    block.apply([c for c in planned if isinstance(c, Change)])
+    for one in facts:
+        sequence.apply([sequence.plan_write(one)])
+    assert block._sheets[0].page.unchecked == 0 and block.version == sequence.version == 30
+    assert block._sheets[0].ids == sequence._sheets[0].ids
+    assert close(block._sheets[0].page.matrix, sequence._sheets[0].page.matrix)
+
+
+def test_a_block_refuses_a_bad_fact_and_takes_the_others() -> None:
+    memory = EpisodicMemory(DIM, SMALL, Scope())
+    memory.apply([memory.plan_write(fact(1))])
+    narrow = replace(fact(5), key=unit(5, DIM - 1))
+    nan = replace(fact(6), code=code(6) * float("nan"))
+    first, taken, again, other, key, value = memory.plan_block([fact(2), fact(1), fact(2, "b"), fact(3), narrow, nan])
+    assert isinstance(first, Change) and isinstance(other, Change) and (first.version, other.version) == (2, 3)
+    assert isinstance(taken, DuplicateId) and isinstance(again, DuplicateId)
+    assert isinstance(key, BadKey) and isinstance(value, BadKey)
+
+
+def test_a_block_ends_before_it_would_supersede_itself_and_before_a_command_grows_too_long() -> None:
+    memory = EpisodicMemory(DIM, SMALL, Scope())
+    facts = [fact(1, "a"), fact(2, "b"), fact(3, "A"), fact(4, "c")]
+    assert [c.version for c in memory.plan_block(facts) if isinstance(c, Change)] == [1, 2]
+    long = [replace(fact(seed), code=torch.zeros(4096)) for seed in range(200)]
+    changes = [change for change in memory.plan_block(long) if isinstance(change, Change)]
+    sizes = [sum(map(len, change.to_fields().values())) for change in changes]
+    assert 20 < len(changes) < 200 and 800_000 < sum(sizes) < 950_000
 
 
 def test_the_same_prompt_supersedes_and_unknown_ids_are_refused() -> None:
     memory = EpisodicMemory(DIM, SMALL, Scope())
-    memory.apply(memory.plan_write(fact(1, "The  Capital is")))
+    memory.apply([memory.plan_write(fact(1, "The  Capital is"))])
     with pytest.raises(DuplicateId):
         memory.plan_write(fact(1))
     change = memory.plan_write(fact(2, "the capital IS"))
     assert change.forgets == ("f0001",)
-    memory.apply(change, memory.prepare(change))
+    memory.apply([change], memory.prepare([change]))
     assert [f.id for f in memory.facts()] == ["f0002"]
     with pytest.raises(FactNotFound):
         memory.plan_forget("f0001")
@@ -170,7 +215,7 @@ def test_the_same_prompt_supersedes_and_unknown_ids_are_refused() -> None:
 def test_more_facts_than_slots_go_to_more_pages_and_all_are_read_back() -> None:
     memory = EpisodicMemory(DIM, SMALL, Scope())
     for seed in range(50):
-        memory.apply(memory.plan_write(fact(seed)))
+        memory.apply([memory.plan_write(fact(seed))])
     assert memory.pages >= 7
     for seed in range(50):
         reading = memory.read([Query(f"prompt {seed}", unit(seed))])
@@ -180,9 +225,9 @@ def test_more_facts_than_slots_go_to_more_pages_and_all_are_read_back() -> None:
 def test_excluding_a_fact_reads_as_if_it_was_forgotten() -> None:
     memory, never = EpisodicMemory(DIM, SMALL, Scope()), EpisodicMemory(DIM, SMALL, Scope())
     for seed in range(6):
-        memory.apply(memory.plan_write(fact(seed)))
+        memory.apply([memory.plan_write(fact(seed))])
     never_facts = [s for s in range(6) if s != 2]
     for seed in never_facts:
-        never.apply(never.plan_write(fact(seed)))
+        never.apply([never.plan_write(fact(seed))])
     query = [Query("prompt 2", unit(2))]
     assert memory.read(query, exclude=["f0002"]).facts[0][0] == never.read(query).facts[0][0]

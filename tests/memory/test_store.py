@@ -141,6 +141,18 @@ class TestCommit:
         assert await client.xrange(Keys(tenant).log, "2-0") == []
         assert await client.xlen(Keys(tenant).log) == 1
 
+    async def test_a_block_is_one_step(self, store: RedisStore, tenant: str) -> None:
+        await fill(store, tenant, 2)
+        block = [write(version) for version in (3, 4, 5)]
+        await store.commit(tenant, *block, fingerprint=MODEL, erase=[2], pages={0: b"page"})
+        recovered = await store.load(tenant, MODEL)
+        assert [change.version for change in recovered.changes] == [1, 3, 4, 5]
+        with pytest.raises(VersionConflict) as caught:
+            await store.commit(tenant, *(write(version, "late") for version in (5, 6)), fingerprint=MODEL)
+        assert (caught.value.expected, caught.value.found) == (4, 5)
+        assert not await store.snapshot(tenant, {0: b"old"}, 4)  # the block erased at its last version
+        assert (await store.load(tenant, MODEL)).version == 5
+
     async def test_out_of_memory(self, store: RedisStore, client: Redis, tenant: str) -> None:
         await fill(store, tenant, 1)
         await client.config_set("maxmemory", 1)
@@ -393,7 +405,8 @@ class TestLostConnection:
         await through.commit(tenant, write(2), fingerprint=MODEL)
         assert proxy.times == 0
         await through.commit(tenant, write(3), fingerprint=MODEL)
-        assert [change.version for change in (await through.load(tenant, MODEL)).changes] == [1, 2, 3]
+        await through.commit(tenant, write(4), write(5), fingerprint=MODEL)
+        assert [change.version for change in (await through.load(tenant, MODEL)).changes] == [1, 2, 3, 4, 5]
 
     @pytest.mark.parametrize(("what", "version"), [("request", 1), ("reply", 2)])
     async def test_commit_is_unknown_when_nobody_answers(

@@ -1,0 +1,55 @@
+"""Tenants over a real store, without weights: keys and codes are drawn by the fact's own name."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from app.metrics import Metrics
+from app.tenants import Tenants
+from app.worker import InferenceWorker
+from memory.connection import connect
+from memory.fact import Fact
+from memory.page import PageSettings
+from memory.scope import Scope
+from memory.store import RedisStore
+from models.model import Model
+
+DIM, WIDTH = 64, 32
+
+
+@dataclass(frozen=True)
+class NoModel:
+    """What tenants ask of a model."""
+
+    fingerprint: str = "f" * 64
+    key_dim: int = DIM
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - devices are immutable
+
+
+def drawn(name: str, size: int) -> Tensor:
+    return torch.nn.functional.normalize(torch.randn(size, generator=torch.Generator().manual_seed(zlib.crc32(name.encode()))), dim=0)
+
+
+def fact(fact_id: str, prompt: str | None = None, target: str = "t") -> Fact:
+    prompt = prompt or f"prompt of {fact_id}"
+    return Fact(fact_id, prompt, target, drawn(prompt, DIM), drawn(f"{prompt}\0{target}", WIDTH), 0.0, {})
+
+
+@asynccontextmanager
+async def holding(url: str, *, slots: int = 32, snapshot_every: int = 10**9, **options: Any) -> AsyncIterator[Tenants]:
+    """Tenants as the server has them; `options` go to the store."""
+    store = RedisStore(connect(url), **options)
+    worker = InferenceWorker(1024)
+    worker.start()
+    model = cast(Model, NoModel())
+    settings = PageSettings(slots=slots)
+    yield Tenants(store, worker, model, Metrics(), pages=settings, scope=Scope(), snapshot_every=snapshot_every, snapshot_s=3600.0)
+    await worker.close()
+    await store.close()
