@@ -3,6 +3,7 @@
     κ(a, b) = exp(β(⟨a, b⟩ − 1))        Gaussian kernel of unit vectors, since ‖a − b‖² = 2 − 2⟨a, b⟩
     G = κ(A, A) + λI,  M = G⁻¹ Z        kernel ridge regression: the posterior mean of a Bayesian linear memory
                                         (Larimar, arXiv 2403.11901, appendix E, with Gaussian addressing)
+    C = WᵀW + C₀,     M = C⁻¹ Wᵀ Z      the same in the coordinates of addresses W: the paper's own form
 """
 
 from __future__ import annotations
@@ -49,6 +50,18 @@ def downdate(inverse: Tensor, matrix: Tensor, rows: Sequence[int]) -> tuple[Tens
     q, r = inverse[~gone][:, gone], inverse[gone][:, gone]
     both = torch.linalg.solve(r, torch.cat([q.T, matrix[gone]], 1))  # R⁻¹ [Qᵀ, M']
     return inverse[~gone][:, ~gone] - q @ both[:, : len(q)], matrix[~gone] - q @ both[:, len(q) :]
+
+
+def recur(inverse: Tensor, matrix: Tensor, w: Tensor, z: Tensor, alpha: float) -> None:
+    """One step of the paper's recursion, in place on C⁻¹ (K, K) and M (K, W): α = +1 writes, −1 forgets z (W,) at w (K,).
+
+    C ← C + α wᵀw  and  M ← M + α C⁻¹ wᵀ(z − w M), C⁻¹ by Sherman and Morrison.
+    """
+    u = torch.mv(inverse, w)
+    s = 1.0 + alpha * float(torch.dot(w, u))
+    s = max(s, 1e-15)  # α = −1 of what was never written has no solution
+    matrix.addr_(u, z - torch.mv(matrix.T, w), alpha=alpha / s)
+    inverse.addr_(u, u, alpha=-alpha / s)
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:

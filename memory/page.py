@@ -1,19 +1,20 @@
-"""A page: one Larimar memory of at most K facts, with kernel addressing.
+"""A page: one Larimar memory of at most K facts. How keys become rows of its matrix is its addressing's matter.
 
-Writing borders G⁻¹ by a row and moves M along the innovation; forgetting takes the Schur complement. Both are exact and
-one shot. All buffers are allocated for K rows (untouched rows cost no memory), so a page restored from bytes has the
-same strides as the page that was saved, and the same operations give the same bits.
+Writing and forgetting are exact and one shot. All buffers are allocated for K rows (untouched rows cost no memory), so a
+page restored from bytes has the same strides as the page that was saved, and the same operations give the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from memory import algebra
+from memory.addressing import Addressing, AddressingName, KernelAddressing, PseudoInverseAddressing
 from memory.errors import BadKey
 from memory.readout import Readout
 
@@ -23,7 +24,13 @@ DRIFT = 1e-8  # a page that drifted further from its least-squares solution is s
 
 @dataclass(frozen=True)
 class PageSettings:
-    """K slots, kernel sharpness β and ridge λ of every page of a memory.
+    """What every page of a memory is made of.
+
+    Attributes:
+        slots: K, the most facts of a page.
+        beta: kernel sharpness β.
+        ridge: λ; None is the addressing's own.
+        addressing: the kernel, or the paper's for comparison.
 
     Raises:
         ValueError: a value out of range.
@@ -31,15 +38,23 @@ class PageSettings:
 
     slots: int = 512
     beta: float = 30.0
-    ridge: float = 1e-3
+    ridge: float | None = None
+    addressing: AddressingName = "kernel"
 
     def __post_init__(self) -> None:
-        if self.slots < 1 or self.beta <= 0 or self.ridge <= 0:
+        if self.slots < 1 or self.beta <= 0 or (self.ridge is not None and self.ridge <= 0):
             raise ValueError(f"slots, beta and ridge must be above zero, got {self}")
+        if self.addressing not in get_args(AddressingName):
+            raise ValueError(f"addressing is {self.addressing!r}, it must be one of {', '.join(get_args(AddressingName))}")
+
+    def make_addressing(self) -> Addressing:
+        if self.addressing == "kernel":
+            return KernelAddressing(self.beta, self.ridge or KernelAddressing.ridge)
+        return PseudoInverseAddressing(self.slots, self.ridge or PseudoInverseAddressing.ridge)
 
 
 class Page:
-    """N ≤ K facts as keys A (N, D), codes Z (N, W), inverse G⁻¹ (N, N) and memory matrix M = G⁻¹Z (N, W).
+    """N ≤ K facts as keys A (N, D) and codes Z (N, W), and the memory they make: S⁻¹ (R, R) and M (R, W), see Addressing.
 
     A code wider than W widens the page with zero columns, a narrower one is padded with zeros: a zero slot says
     "empty" (models.code), so neither changes what is read.
@@ -47,6 +62,7 @@ class Page:
 
     def __init__(self, settings: PageSettings, dim: int, width: int = 0, device: torch.device | str = "cpu") -> None:
         self.settings, self.dim, self.width = settings, dim, width
+        self.addressing = settings.make_addressing()
         self.device = torch.device(device)
         self.widths: list[int] = []  # of each fact's own code
         self.unchecked = 0  # writes since the last check
@@ -55,6 +71,7 @@ class Page:
         self._inverse = self._buffer(k, k)
         self._codes = self._buffer(k, width, torch.float32)
         self._matrix = self._buffer(k, width)
+        self.resolve()
 
     def _buffer(self, rows: int, columns: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.empty(rows, columns, dtype=dtype, device=self.device)
@@ -77,14 +94,19 @@ class Page:
         return self._codes[: len(self)]
 
     @property
+    def rows(self) -> int:
+        """R, rows of the matrix in use."""
+        return self.addressing.rows(len(self))
+
+    @property
     def inverse(self) -> Tensor:
-        """G⁻¹, (N, N) float64."""
-        return self._inverse[: len(self), : len(self)]
+        """S⁻¹, (R, R) float64."""
+        return self._inverse[: self.rows, : self.rows]
 
     @property
     def matrix(self) -> Tensor:
-        """M, (N, W) float64."""
-        return self._matrix[: len(self)]
+        """M, (R, W) float64."""
+        return self._matrix[: self.rows]
 
     @property
     def size_bytes(self) -> int:
@@ -92,9 +114,7 @@ class Page:
         return sum(t.numel() * t.element_size() for t in (self.keys, self.codes, self.inverse, self.matrix))
 
     def write(self, key: Tensor, code: Tensor) -> None:
-        """Write one fact in one shot, O(N² + NW).
-
-        With u = G⁻¹k, s the Schur complement and e = (z − kᵀM)/s the innovation:  M ← [M − u eᵀ; eᵀ].
+        """Write one fact in one shot, O(R² + RW).
 
         Raises:
             BadKey: wrong shapes or values that are no numbers; the page is unchanged.
@@ -102,25 +122,14 @@ class Page:
         self._check(key, code)
         if self.full:
             raise AssertionError(f"the page holds {len(self)} of {self.settings.slots} facts")
-        n = len(self)
+        n, rows = len(self), self.addressing.rows(len(self) + 1)
         self._widen(len(code))
-        key = key.to(self._keys)
-        z = torch.zeros(self.width, dtype=torch.float64, device=self.device)
-        z[: len(code)] = code.to(z)
-        diagonal = float(torch.exp(self.settings.beta * (torch.dot(key, key) - 1.0))) + self.settings.ridge
-        if n:
-            k = algebra.kernel(self.keys, key, self.settings.beta)
-            u, s = algebra.border(self.inverse, k, diagonal)
-            e = (z - torch.mv(self.matrix.T, k)) / s
-            self.inverse.addr_(u, u, alpha=1.0 / s)
-            self.matrix.addr_(u, e, alpha=-1.0)
-            self._inverse[n, :n] = self._inverse[:n, n] = u / -s
-        else:
-            s, e = diagonal, z / diagonal
-        self._inverse[n, n] = 1.0 / s
-        self._matrix[n] = e
-        self._keys[n] = key
-        self._codes[n] = z.float()
+        self._keys[n] = key.to(self._keys)
+        self._codes[n] = 0
+        self._codes[n, : len(code)] = code.to(self._codes)
+        self.addressing.write(
+            self._inverse[:rows, :rows], self._matrix[:rows], self.keys, self._keys[n], self._codes[n].double()
+        )
         self.widths.append(len(code))
         self.unchecked += 1
         if self.unchecked >= CHECK_EVERY:
@@ -150,7 +159,7 @@ class Page:
     def without(self, rows: Sequence[int]) -> tuple[Page, float]:
         """A new page without these rows, and the residual of forgetting.
 
-        The rows are removed by the Schur complement. The result is then compared with a page solved afresh
+        The rows are removed in one shot. The result is then compared with a page solved afresh
         from the remaining facts, and the fresh one is returned: its bits depend on the remaining facts alone, so nothing
         of a forgotten fact is left, not even in the rounding. The residual is the relative distance of the two matrices.
         """
@@ -163,7 +172,7 @@ class Page:
         fresh.resolve()
         if not kept or not rows:
             return fresh, 0.0
-        _, matrix = algebra.downdate(self.inverse, self.matrix, rows)
+        _, matrix = self.addressing.forget(self.inverse, self.matrix, rows, self.keys, self.codes)
         return fresh, algebra.relative(matrix[:, :width], fresh.matrix)
 
     def read(self, key: Tensor) -> Readout:
@@ -175,29 +184,22 @@ class Page:
         self._check(key)
         if not len(self):
             raise AssertionError("an empty page has nothing to read")
-        k = algebra.kernel(self.keys, key.to(self._keys), self.settings.beta)
-        raw = torch.mv(self.inverse, k)
-        total = float(raw.sum())
-        if abs(total) < 1e-290:  # infinitely far from everything: the nearest fact speaks
-            weights = torch.zeros_like(raw)
-            weights[int(k.argmax())] = 1.0
-            return Readout(torch.mv(self.codes.T.double(), weights), weights, 1.0)
-        variance = 1.0 - float(torch.dot(k, raw))
-        return Readout(torch.mv(self.matrix.T, k) / total, raw / total, min(1.0, max(0.0, variance)))
+        return self.addressing.read(self.inverse, self.matrix, self.keys, self.codes, key.to(self._keys))
 
     def resolve(self) -> None:
         """Solve the page afresh from its keys and codes."""
-        if len(self):
-            self.inverse.copy_(algebra.inverse(algebra.gram(self.keys, self.settings.beta, self.settings.ridge)))
-            self.matrix.copy_(self.inverse @ self.codes.double())
+        if self.rows:
+            system, right = self.addressing.system(self.keys, self.codes)
+            self.inverse.copy_(algebra.inverse(system))
+            self.matrix.copy_(self.inverse @ right)
         self.unchecked = 0
 
     def residual(self) -> float:
-        """‖G M − Z‖ / ‖Z‖: how far the matrix is from the least-squares solution."""
+        """‖S M − Y‖ / ‖Y‖: how far the matrix is from the least-squares solution."""
         if not len(self):
             return 0.0
-        system = algebra.gram(self.keys, self.settings.beta, self.settings.ridge)
-        return algebra.relative(system @ self.matrix, self.codes.double())
+        system, right = self.addressing.system(self.keys, self.codes)
+        return algebra.relative(system @ self.matrix, right)
 
     def _widen(self, width: int) -> None:
         if width <= self.width:
@@ -206,8 +208,8 @@ class Page:
         self._codes = self._buffer(self.settings.slots, width, torch.float32)
         self._matrix = self._buffer(self.settings.slots, width)
         for new, old in ((self._codes, codes), (self._matrix, matrix)):
-            new[: len(self), : self.width] = old
-            new[: len(self), self.width :] = 0
+            new[: len(old), : self.width] = old
+            new[: len(old), self.width :] = 0
         self.width = width
 
     def _check(self, key: Tensor, code: Tensor | None = None) -> None:

@@ -16,7 +16,8 @@ from memory.errors import CorruptPage
 from memory.fact import Fact
 from memory.page import Page, PageSettings
 
-FORMAT = "larimar-page/1"
+FORMAT = "larimar-page/2"
+KNOWN = (FORMAT, "larimar-page/1")  # the first format did not say by which addressing its matrix was solved
 
 
 def to_bytes(page: Page, facts: Sequence[Fact], version: int) -> bytes:
@@ -35,6 +36,7 @@ def _tensors(page: Page, facts: Sequence[Fact], version: int) -> dict[str, Tenso
         "version": version,
         "widths": page.widths,
         "unchecked": page.unchecked,
+        "addressing": page.addressing.identity,
         "facts": [describe(fact) for fact in facts],
     }
     tensors = {
@@ -48,7 +50,7 @@ def _tensors(page: Page, facts: Sequence[Fact], version: int) -> dict[str, Tenso
 
 
 def from_bytes(raw: bytes, settings: PageSettings, dim: int, device: torch.device | str = "cpu") -> tuple[Page, list[Fact], int]:
-    """The page, its facts in row order, and the version it covers.
+    """The page, its facts in row order, and the version it covers. Stored under another addressing, it is solved afresh.
 
     Raises:
         CorruptPage: torn, altered, of another format, or of other dimensions.
@@ -59,7 +61,7 @@ def from_bytes(raw: bytes, settings: PageSettings, dim: int, device: torch.devic
         tensors = load(raw)
     except (SafetensorError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise CorruptPage(f"a page's bytes cannot be read: {error}") from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in KNOWN:
         raise CorruptPage(f"a page has format {metadata.get('format')!r}, wanted {FORMAT!r}")
     if metadata.get("sha256") != _digest(tensors):
         raise CorruptPage("a page's checksum differs")
@@ -70,9 +72,15 @@ def from_bytes(raw: bytes, settings: PageSettings, dim: int, device: torch.devic
             f"a page holds {rows} keys of {tensors['keys'].shape[1]} dimensions, this memory has {settings.slots} slots of {dim}"
         )
     page = Page(settings, dim, width, device)
-    page.widths, page.unchecked = list(head["widths"]), int(head["unchecked"])
-    for target, name in ((page.keys, "keys"), (page.codes, "codes"), (page.inverse, "inverse"), (page.matrix, "matrix")):
-        target.copy_(tensors[name])
+    page.widths = list(head["widths"])
+    page.keys.copy_(tensors["keys"])
+    page.codes.copy_(tensors["codes"])
+    if head.get("addressing") == page.addressing.identity:
+        page.inverse.copy_(tensors["inverse"])
+        page.matrix.copy_(tensors["matrix"])
+        page.unchecked = int(head["unchecked"])
+    else:  # stored under other settings: the facts are the same, their memory is solved afresh
+        page.resolve()
     facts = [
         recall(described, tensors["keys"][row].clone(), tensors["codes"][row, : page.widths[row]].clone())
         for row, described in enumerate(head["facts"])
