@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint train evaluate lock clean
+.PHONY: help serve test lint train evaluate settings replay lock clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,14 @@ train: $(VENV)/.installed ## train an adapter: make train DATA=folder
 evaluate: $(VENV)/.installed ## evaluate: make evaluate DATA=folder
 	@$(BIN)/larimar evaluate counterfact --data $(DATA)/counterfact_dev.jsonl.gz --n 500
 
+settings: $(VENV)/.installed ## write the settings' table in docs/settings.md from the code
+	@sed -n '/^| setting/q;p' docs/settings.md > docs/settings.new
+	@$(BIN)/larimar settings >> docs/settings.new
+	@mv docs/settings.new docs/settings.md
+
+replay: $(VENV)/.installed ## replay the steps of the Dockerfile in an empty folder
+	@$(BIN)/python docker/replay.py
+
 lock: ## write requirements.lock from a fresh environment
 	@rm -rf .lock && $(PYTHON) -m venv .lock
 	@.lock/bin/python -m pip install --quiet -e '.[dev,train]'
@@ -40,4 +48,5 @@ lock: ## write requirements.lock from a fresh environment
 	@rm -rf .lock
 
 clean: ## remove the environment and caches
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find app memory models tests docker -name __pycache__ -type d -prune -exec rm -rf {} +

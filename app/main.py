@@ -31,13 +31,12 @@ LoadModel = Callable[[Settings], Model]
 
 def load_model(settings: Settings) -> Model:
     """The settings' model, from the cache folder."""
-    cache = settings.data_dir / "models"
-    return Model.load(settings.decoder, settings.adapter, settings.device, cache, lambda text: log.info("model", step=text))
+    return Model.load(settings.decoder, settings.adapter, settings.device, settings.weights_dir, lambda text: log.info("model", step=text))
 
 
 async def open_store(settings: Settings, stack: AsyncExitStack) -> RedisStore:
     """The configured store, or an embedded one in the data folder. Raises StoreUnavailable."""
-    url = settings.store_url
+    url = settings.store_address
     if not url:
         valkey = EmbeddedValkey(settings.data_dir)
         await asyncio.to_thread(valkey.start)

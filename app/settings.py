@@ -1,13 +1,22 @@
-"""Settings: environment variables with the prefix LARIMAR_."""
+"""Settings: environment variables with the prefix LARIMAR_, or files of the same names in /run/secrets."""
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "LARIMAR_"
+CLIENT_NAMES = ("LARIMAR_URL", "LARIMAR_API_KEY")  # read by the client commands, not by the server
+SECRETS = Path("/run/secrets")
+STORE_SCHEMES = ("redis", "rediss", "unix")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def _data_dir() -> Path:
@@ -15,34 +24,100 @@ def _data_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """What a server can be told; every field is documented in the README's table."""
+    """What a server can be told. The table in docs/settings.md is made from these fields."""
 
-    model_config = SettingsConfigDict(env_prefix="LARIMAR_", extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        extra="ignore",
+        hide_input_in_errors=True,
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+    )
 
-    host: str = "127.0.0.1"
-    port: int = Field(8080, ge=0, le=65535)
-    data_dir: Path = Field(default_factory=_data_dir)
-    store_url: str = ""
-    device: str = "auto"
-    decoder: str = "smollm2-135m"
-    adapter: Path | None = None
-    page_slots: int = Field(512, ge=1, le=4096)
-    scope_threshold: float | None = Field(None, ge=-1, le=2)
-    api_keys: str = ""
-    insecure: bool = False
-    queue_size: int = Field(256, ge=1)
-    snapshot_every: int = Field(256, ge=1)
-    snapshot_s: float = Field(30.0, gt=0)
-    max_body_bytes: int = Field(262_144, ge=1024)
-    max_new_tokens: int = Field(512, ge=1)
-    request_timeout_s: float = Field(120.0, gt=0)
-    store_timeout_s: float = Field(5.0, gt=0)
-    log_level: str = "info"
+    host: str = Field("127.0.0.1", description="Address to listen on. Outside loopback, keys are needed.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(
+        default_factory=_data_dir,
+        description="Folder of the embedded store and of converted weights; by default `larimar` in the user's data folder.",
+    )
+    models_dir: Path | None = Field(None, description="Folder of converted weights; empty: `models` in the data folder.")
+    store_url: str = Field("", repr=False, description="redis://, rediss:// or unix:// address; empty: an embedded Valkey.")
+    store_password: str = Field("", repr=False, description="The store's password, kept out of the address.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    decoder: str = Field("smollm2-135m", min_length=1, description="A registered decoder, a local folder or a hub name.")
+    adapter: Path | None = Field(None, description="Adapter file; empty: the one shipped for the decoder.")
+    page_slots: int = Field(512, ge=1, le=4096, description="Facts a page of the memory holds at most.")
+    scope_threshold: float | None = Field(None, ge=-1, le=2, description="Score from which a prompt is in scope; empty: calibrated.")
+    api_keys: str = Field("", repr=False, description="Static keys, `key:tenant,…`, each of 8 characters or more.")
+    insecure: bool = Field(False, description="Serve outside loopback without any key.")
+    queue_size: int = Field(256, ge=1, description="Jobs that may wait for the inference thread before requests get 429.")
+    snapshot_every: int = Field(256, ge=1, description="Changes of a memory after which it is snapshotted.")
+    snapshot_s: float = Field(30.0, gt=0, description="Seconds after which changed memories are snapshotted.")
+    max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body, in bytes.")
+    max_new_tokens: int = Field(512, ge=1, description="Most tokens one request may generate.")
+    request_timeout_s: float = Field(120.0, gt=0, description="Seconds a request may take before it gets 504.")
+    store_timeout_s: float = Field(5.0, gt=0, description="Seconds the store may take to connect or answer.")
+    log_level: str = Field("info", description="`debug`, `info`, `warning`, `error` or `critical`.")
 
-    @field_validator("adapter", mode="before")
+    @field_validator("adapter", "models_dir", "scope_threshold", mode="before")
     @classmethod
-    def _no_adapter(cls, value: object) -> object:
+    def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("adapter")
+    @classmethod
+    def _adapter_exists(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"there is no file {value}")
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.lower() not in LOG_LEVELS:
+            raise ValueError(f"got {value!r}, wanted one of {', '.join(LOG_LEVELS)}")
+        return value.lower()
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        kind, colon, number = value.partition(":")
+        if not (value in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and number.isdigit())):
+            raise ValueError(f"got {value!r}, wanted auto, cpu, cuda or cuda:N")
+        return value
+
+    @field_validator("store_url")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")  # the rest may hold a password: it is not repeated
+        if value and (scheme not in STORE_SCHEMES or not separator or not rest):
+            wanted = ", ".join(f"{name}://…" for name in STORE_SCHEMES)
+            raise ValueError(f"got an address with scheme {scheme if separator else ''!r}, wanted {wanted}")
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _pairs(cls, value: str) -> str:
+        for pair in filter(None, (part.strip() for part in value.split(","))):
+            key, _, tenant = pair.rpartition(":")
+            if len(key) < 8 or not tenant:
+                raise ValueError("wanted key:tenant,… with keys of at least 8 characters")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        found = []
+        if not self.api_keys and not self.insecure and not is_loopback(self.host):
+            found.append(
+                f"LARIMAR_HOST={self.host} is reachable from outside and LARIMAR_API_KEYS is empty: set keys "
+                "(key:tenant,…), or bind to 127.0.0.1, or set LARIMAR_INSECURE=1"
+            )
+        if self.store_password and not self.store_url:
+            found.append("LARIMAR_STORE_PASSWORD is set and LARIMAR_STORE_URL is not: the embedded store has no password")
+        if self.store_password and urlsplit(self.store_url).password:
+            found.append("LARIMAR_STORE_PASSWORD is set and LARIMAR_STORE_URL holds a password too: set one of them")
+        if found:
+            raise ValueError("\n".join(found))
+        return self
 
     @property
     def tenants_by_key(self) -> dict[str, str]:
@@ -50,21 +125,62 @@ class Settings(BaseSettings):
         pairs = [pair.strip() for pair in self.api_keys.split(",") if pair.strip()]
         return {key: tenant for key, _, tenant in (pair.rpartition(":") for pair in pairs)}
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Settings:
-        for key, tenant in self.tenants_by_key.items():
-            if len(key) < 8 or not tenant:
-                raise ValueError("LARIMAR_API_KEYS wants key:tenant,… with keys of at least 8 characters")
-        if not self.api_keys and not self.insecure and not _loopback(self.host):
-            raise ValueError(
-                f"LARIMAR_HOST={self.host} is reachable from outside and LARIMAR_API_KEYS is empty: set keys "
-                "(key:tenant,…), or bind to 127.0.0.1, or set LARIMAR_INSECURE=1"
-            )
-        return self
+    @property
+    def weights_dir(self) -> Path:
+        """Where converted weights lie."""
+        return self.models_dir or self.data_dir / "models"
+
+    @property
+    def store_address(self) -> str:
+        """The store's URL with its password; empty for the embedded store."""
+        if not self.store_password:
+            return self.store_url
+        parts = urlsplit(self.store_url)
+        user, _, host = parts.netloc.rpartition("@")
+        return parts._replace(netloc=f"{user}:{quote(self.store_password, safe='')}@{host}").geturl()
 
 
-def _loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def unknown_names(environment: Iterable[str]) -> list[str]:
+    """One line for each LARIMAR_ name that is no setting, with the nearest one."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields] + list(CLIENT_NAMES)
+    lines = []
+    for name in sorted(n for n in environment if n.upper().startswith(PREFIX) and n.upper() not in known):
+        near = difflib.get_close_matches(name.upper(), known, 1)
+        lines.append(f"{name}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return lines
+
+
+def _lines(error: ValidationError) -> dict[str, list[str]]:
+    """Problems by field; those of several fields together stand under the empty name."""
+    found: dict[str, list[str]] = {}
+    for e in error.errors():
+        field = str(e["loc"][0]).lower() if e["loc"] else ""
+        message = e["msg"].removeprefix("Value error, ")
+        found.setdefault(field, []).extend(f"{PREFIX}{field.upper()}: {message}" if field else line for line in message.split("\n"))
+    return found
+
+
+def read_settings(environment: Mapping[str, str]) -> tuple[Settings | None, list[str]]:
+    """The environment's settings, or every problem that keeps them from being used, a line each."""
+    problems = unknown_names(environment)
+    try:
+        settings: Settings | None = Settings()
+    except ValidationError as error:
+        settings, found = None, _lines(error)
+        bad = [field for field in found if field]
+        if bad:  # contradictions are only looked for where single fields are right: look with these at their defaults
+            defaults = {name: Settings.model_fields[name].get_default(call_default_factory=True) for name in bad}
+            try:
+                Settings(**defaults)
+            except ValidationError as second:
+                found |= {field: lines for field, lines in _lines(second).items() if not field}
+        problems += [line for lines in found.values() for line in lines]
+    return (None, problems) if problems else (settings, [])

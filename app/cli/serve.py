@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import sys
 from typing import NoReturn
 
-from pydantic import ValidationError
-
 from app.logs import configure
-from app.settings import Settings
+from app.settings import Settings, read_settings
 
 
 def fail(message: str) -> NoReturn:
@@ -22,14 +21,10 @@ def fail(message: str) -> NoReturn:
 
 def settings_or_exit() -> Settings:
     """Settings of the environment; a bad one ends the program with every problem listed."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        problems = []
-        for e in error.errors():
-            name = f"LARIMAR_{str(e['loc'][0]).upper()}: " if e["loc"] else ""
-            problems.append(f"{name}{e['msg'].removeprefix('Value error, ')}")
-        fail("; ".join(problems))
+    settings, problems = read_settings(os.environ)
+    if settings is None:
+        fail("the settings are not usable\n" + "\n".join(f"  {problem}" for problem in problems))
+    return settings
 
 
 def bind(host: str, port: int) -> socket.socket:

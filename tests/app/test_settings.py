@@ -1,0 +1,77 @@
+"""Settings: everything that is wrong is told at once, before anything is opened."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.settings import PREFIX, Settings, read_settings
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(PREFIX):
+            monkeypatch.delenv(name)
+
+
+def problems(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
+    for name, value in environment.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    return read_settings(os.environ)[1]
+
+
+def test_defaults_are_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problems(monkeypatch) == []
+    assert problems(monkeypatch, ADAPTER="", SCOPE_THRESHOLD="", MODELS_DIR="") == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"PROT": "1"}, "LARIMAR_PROT: there is no such setting; did you mean LARIMAR_PORT?"),
+        ({"PORT": "http"}, "LARIMAR_PORT: Input should be a valid integer"),
+        ({"PORT": "70000"}, "LARIMAR_PORT: Input should be less than or equal to 65535"),
+        ({"STORE_URL": "postgres://u:secret@h"}, "scheme 'postgres', wanted redis://…, rediss://…, unix://…"),
+        ({"STORE_URL": "localhost:6379"}, "LARIMAR_STORE_URL: got an address with scheme ''"),
+        ({"DEVICE": "gpu"}, "LARIMAR_DEVICE: got 'gpu', wanted auto, cpu, cuda or cuda:N"),
+        ({"ADAPTER": "/nowhere/a.safetensors"}, "LARIMAR_ADAPTER: there is no file /nowhere/a.safetensors"),
+        ({"LOG_LEVEL": "loud"}, "LARIMAR_LOG_LEVEL: got 'loud'"),
+        ({"API_KEYS": "short:t"}, "LARIMAR_API_KEYS: wanted key:tenant"),
+        ({"HOST": "0.0.0.0"}, "LARIMAR_HOST=0.0.0.0 is reachable from outside"),
+        ({"STORE_PASSWORD": "x" * 20}, "LARIMAR_STORE_PASSWORD is set and LARIMAR_STORE_URL is not"),
+    ],
+)
+def test_each_problem_names_what_to_fix(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], says: str) -> None:
+    (found,) = problems(monkeypatch, **environment)
+    assert says in found
+    assert "secret" not in found
+
+
+def test_every_problem_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = problems(monkeypatch, PROT="1", PORT="http", DEVICE="gpu", HOST="0.0.0.0", QUEUE_SIZE="0")
+    assert len(found) == 5
+
+
+def test_the_start_stops_with_the_list() -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)} | {"LARIMAR_PROT": "1", "LARIMAR_DEVICE": "gpu"}
+    done = subprocess.run([sys.executable, "-m", "app"], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 3 and "Traceback" not in done.stderr
+
+
+def test_secrets_are_in_no_representation(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, password = "0123456789abcdef:t", "a-p@ss/word"
+    assert not problems(monkeypatch, API_KEYS=keys, STORE_URL="redis://store:1/0", STORE_PASSWORD=password)
+    settings = Settings()
+    assert "0123456789abcdef" not in repr(settings) and password not in repr(settings)
+    assert settings.store_address == "redis://:a-p%40ss%2Fword@store:1/0"
+
+
+def test_secret_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "larimar_api_keys").write_text("0123456789abcdef:tenant\n")
+    assert Settings(_secrets_dir=tmp_path).tenants_by_key == {"0123456789abcdef": "tenant"}  # type: ignore[call-arg]

@@ -1,0 +1,105 @@
+"""The image and the compose file, as far as they can be checked without a Docker engine."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import yaml
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name, path=f"{BIN}:{os.environ['PATH']}")
+    assert found, f"{name} comes with the extra `dev`"
+    return found
+
+
+def test_hadolint_finds_nothing() -> None:
+    done = subprocess.run([tool("hadolint"), "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_hadolint_would_find_something(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM python\nRUN cd /tmp && pip install torch\n")
+    assert subprocess.run([tool("hadolint"), "Dockerfile"], cwd=tmp_path, capture_output=True, check=False).returncode
+
+
+@pytest.mark.parametrize("profile", ["", *sorted({p for s in COMPOSE["services"].values() for p in s.get("profiles", ())})])
+def test_compose_file_is_valid(profile: str) -> None:
+    command = [tool("docker-compose"), *(["--profile", profile] if profile else []), "config", "-q"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_the_image_copies_exists_and_is_not_ignored() -> None:
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copies = re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE)
+    sources = [source for copy in copies for source in copy.split()[:-1]]
+    assert sources
+    assert not [source for source in sources if not (ROOT / source).exists()]
+    assert not [source for source in sources if not any(fnmatch.fnmatch(source, pattern) for pattern in allowed)]
+
+
+def test_the_image_is_small_and_unprivileged() -> None:
+    assert not re.search(r"\b(gcc|g\+\+|build-essential|apt-get)\b", DOCKERFILE)
+    assert DOCKERFILE.count("pip install") == DOCKERFILE.count("--only-binary :all:") + DOCKERFILE.count("--no-deps")
+    for line in ("USER 10001", "STOPSIGNAL SIGTERM", "VOLUME /data"):
+        assert line in DOCKERFILE
+    assert re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE, re.MULTILINE)[-2:] == ["cuda", "cpu"]
+
+
+def test_mounts_and_secrets_lead_somewhere() -> None:
+    for service in COMPOSE["services"].values():
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            assert source in COMPOSE["volumes"] or (ROOT / source).exists()
+        assert set(service.get("secrets", ())) <= set(COMPOSE["secrets"])
+        assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["deploy"]["resources"]["limits"]
+
+
+@pytest.mark.service
+def test_redis_starts_as_in_the_compose_file(tmp_path: Path) -> None:
+    """The service's own command and configuration, with its paths moved, on a real Redis: password and durability hold."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "password").write_text("a long password")
+    text = (ROOT / "docker" / "redis" / "redis.conf").read_text()
+    (tmp_path / "redis.conf").write_text(
+        text.replace("dir /data", f"dir {tmp_path}").replace("bind 0.0.0.0", f"bind 127.0.0.1\nport {port}")
+    )
+    shell = COMPOSE["services"]["redis"]["command"][2].replace("$$", "$")
+    shell = shell.replace("/etc/redis.conf", "redis.conf").replace("/run/secrets/larimar_store_password", "password")
+    server = subprocess.Popen(["sh", "-c", shell], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        client = redis.Redis(port=port, password="a long password")
+        for _ in range(100):
+            try:
+                client.ping()
+                break
+            except redis.ConnectionError:
+                time.sleep(0.05)
+        wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
+        assert {name: client.config_get(name)[name] for name in wanted} == wanted
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=port).ping()
+    finally:
+        server.terminate()
+        server.wait(10)

@@ -1,0 +1,57 @@
+"""The documents say what is: settings, targets of the Makefile, links and the version."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from app import __version__
+from app.cli.settings import table
+from app.settings import CLIENT_NAMES, PREFIX, Settings
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields}
+READERS = [*DOCUMENTS, ROOT / "Dockerfile", ROOT / "docker-compose.yml", *(ROOT / "docker").rglob("*.y*ml"), ROOT / "Makefile"]
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", READERS, ids=relative)
+def test_settings_that_are_named_exist(path: Path) -> None:
+    named = set(re.findall(r"\bLARIMAR_[A-Z][A-Z_]*[A-Z]\b", path.read_text()))
+    assert not named - SETTINGS - set(CLIENT_NAMES)
+
+
+def test_every_setting_is_documented() -> None:
+    assert all(field.description for field in Settings.model_fields.values()), "each field wants a description"
+    assert table() in (ROOT / "docs" / "settings.md").read_text(), "run `make settings`"
+
+
+def test_the_version_is_the_changelogs_first() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    first = re.search(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first is not None
+    assert first.group(1) == project["version"] == __version__
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_links_and_make_targets_lead_somewhere(path: Path) -> None:
+    text = path.read_text()
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text)
+    assert not [link for link in links if not (path.parent / link).exists()]
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert not set(re.findall(r"(?:^ +|`)make ([a-z]+)", text, re.MULTILINE)) - targets
+
+
+def test_every_requirement_is_locked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    locked = {re.split(r"[=<>\[ ;]", line)[0].lower().replace("_", "-") for line in lines if "==" in line}
+    assert not {re.split(r"[=<>\[ ;]", name)[0].lower().replace("_", "-") for name in wanted} - locked
