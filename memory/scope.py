@@ -67,6 +67,6 @@ class Scope:
         best = ScopeDecision(False, -1.0, threshold, 0.0, None)
         for fact, similarity in candidates:
             score = self.score(query, fact.prompt, similarity)
-            if score > best.score:
+            if best.fact is None or score > best.score:
                 best = ScopeDecision(score >= threshold, score, threshold, similarity, fact)
         return best

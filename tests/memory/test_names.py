@@ -1,0 +1,56 @@
+"""Laws of names in sentences."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memory.names import alike, lacking, names, words
+
+WORD = st.text(st.sampled_from("abcdefgh1234"), min_size=1, max_size=12)
+
+
+@given(WORD, WORD)
+def test_likeness_has_no_direction_for_prefixes_and_equals(a: str, b: str) -> None:
+    assert alike(a, a)
+    if a.startswith(b) or b.startswith(a):
+        assert alike(a, b) == alike(b, a)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 10_000))
+def test_numbers_are_alike_only_if_equal(a: int, b: int) -> None:
+    assert alike(str(a), str(b)) == (a == b)
+    assert alike(f"room{a}", f"room{b}") == (a == b)
+
+
+@given(st.lists(WORD), st.lists(WORD))
+def test_nothing_of_ones_own_is_lacking(some: list[str], others: list[str]) -> None:
+    assert lacking(some, some) == []
+    assert lacking(some, some + others) == []
+    assert lacking(some, []) == some
+
+
+@given(st.text(st.sampled_from("ab CD12.'’-"), max_size=40))
+def test_names_are_among_the_words(sentence: str) -> None:
+    assert names(sentence) <= words(sentence)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "found"),
+    [
+        ("The capital of France is", {"france"}),
+        ("What is Acme's door code?", {"acme"}),
+        ("the printer in room 4", {"4"}),
+        ("Anna-Lena O’Neill founded", {"anna-lena", "o’neill"}),
+        ("who runs the firm", set()),
+        ("Zürich lies in", {"zürich"}),
+    ],
+)
+def test_capitals_and_digits_name_and_common_first_words_do_not(sentence: str, found: set[str]) -> None:
+    assert names(sentence) == found
+
+
+def test_a_typo_or_a_shortened_name_is_alike_and_another_name_is_not() -> None:
+    assert alike("coyote", "coyotte") and alike("acme", "acmerockets")
+    assert not alike("paris", "parma") and not alike("ann", "anna")

@@ -1,0 +1,84 @@
+"""Laws of taking a prompt apart."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.sentences import MAX_SENTENCES, clean, split
+from tests.models import toys
+
+ASKED = "Where is the key?"
+PLAIN = st.text(st.sampled_from("abc XY .?!:\n<|>éß"), max_size=80)
+
+
+@given(PLAIN)
+def test_a_prompt_gives_queries_without_outer_space_or_repetition(prompt: str) -> None:
+    queries = split(prompt)
+    assert len(queries) == len(set(queries)) <= MAX_SENTENCES + 1
+    assert all(q == q.strip() for q in queries)
+    assert all(queries) or not prompt.strip()
+
+
+@given(PLAIN)
+def test_cleaning_gives_one_line(prompt: str) -> None:
+    assert clean(prompt) == " ".join(clean(prompt).split())
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The founder of St. Mary's is",
+        "Dr. Smith's office is in",
+        "Wile E. Coyote works for",
+        "The U.S. ambassador is",
+        "Acme Inc. was founded in",
+        "It starts at 9 a.m. on",
+        "The version is 3.14 of",
+        "e.g. the No. 5 bus stops at",
+    ],
+)
+def test_abbreviations_end_no_sentence(sentence: str) -> None:
+    assert split(sentence) == [sentence]
+
+
+def test_each_sentence_is_a_query_and_so_is_the_whole_of_a_short_prompt() -> None:
+    prompt = "It rained. Was it cold? Yes! " + ASKED
+    assert split(prompt) == [prompt, "It rained.", "Was it cold?", "Yes!", ASKED]
+
+
+def test_a_closing_quote_belongs_to_its_sentence() -> None:
+    assert split('He said "go." Then he left')[1:] == ['He said "go."', "Then he left"]
+
+
+def test_of_a_long_prompt_the_last_sentences_are_read() -> None:
+    queries = split(" ".join(f"Sentence number {i} is here." for i in range(100)) + f" {ASKED}")
+    assert len(queries) == MAX_SENTENCES
+    assert queries[-1] == ASKED
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        f"Q: {ASKED}\nA:",
+        f"Question: {ASKED}\nAnswer:",
+        f"{ASKED} Answer:",
+        f"User: {ASKED}\nAssistant:",
+        f"<|im_start|>user\n{ASKED}<|im_end|>\n<|im_start|>assistant\n",
+        f"<start_of_turn>user\n{ASKED}<end_of_turn>\n<start_of_turn>model\n",
+    ],
+)
+def test_labels_and_chat_markup_are_taken_off(prompt: str) -> None:
+    assert ASKED in split(prompt)
+    assert not any("<" in q or "im_start" in q or "start_of_turn" in q for q in split(prompt))
+
+
+def test_the_decoders_own_chat_template_leaves_the_question_alone() -> None:
+    chat = toys.decoder().chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": ASKED}])
+    assert {"Be brief.", ASKED} <= set(split(chat))
+
+
+@pytest.mark.parametrize("prompt", ["<|im_start|>user\n", "\n\n?"])
+def test_a_prompt_without_a_sentence_gives_itself(prompt: str) -> None:
+    assert split(prompt) == [prompt.strip()]
