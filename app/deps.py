@@ -16,28 +16,30 @@ from app.settings import Settings
 T = TypeVar("T")
 
 
-def settings_of(request: Request) -> Settings:
+async def settings_of(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:
     service: Service | None = request.app.state.service
     if service is None:
         raise NotReady
     return service
 
 
-def tenant_of(request: Request) -> str:
+async def tenant_of(request: Request) -> str:
     """The tenant of the request's API key; `default` when no keys are configured. Every key is compared, in constant time."""
-    keys = settings_of(request).tenants_by_key
+    keys = (await settings_of(request)).tenants_by_key
     if not keys:
+        request.scope["tenant"] = "default"
         return "default"
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     offered = (token if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")).strip().encode()
     found = [tenant for key, tenant in keys.items() if hmac.compare_digest(key.encode(), offered)]
     if not found:
         raise Unauthorized
+    request.scope["tenant"] = found[0]
     return found[0]
 
 

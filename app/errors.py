@@ -104,10 +104,12 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    request.scope["error_code"] = "invalid_request"
     found = [
         {"field": ".".join(str(part) for part in e["loc"] if part != "body"), "message": e["msg"]} for e in error.errors()
     ]
     if any(e["type"] == "json_invalid" for e in error.errors()):
+        request.scope["error_code"] = "malformed_json"
         return document(Problem(400, "malformed_json", "The body is not JSON"), found[0]["message"], _request_id(request))
     detail = "; ".join(f"{e['field'] or 'body'}: {e['message']}" for e in found)
     return document(Problem(422, "invalid_request", "The request is invalid"), detail, _request_id(request), errors=found)
@@ -115,7 +117,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = _BY_STATUS.get(error.status_code, "http_error")
+    request.scope["error_code"] = code = _BY_STATUS.get(error.status_code, "http_error")
     return document(Problem(error.status_code, code, error.detail), f"{request.method} {request.url.path}", _request_id(request))
 
 

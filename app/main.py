@@ -11,11 +11,13 @@ import structlog
 from fastapi import FastAPI
 
 from app import __version__, errors
+from app.gauges import Gauges
 from app.metrics import Metrics
-from app.middleware import BodyLimits, RequestLog
+from app.middleware import BodyLimits, Ports, RequestLog
 from app.routes import facts, generation, health
 from app.service import Service
 from app.settings import Settings
+from app.store import MeasuredStore
 from app.tenants import Tenants
 from app.worker import InferenceWorker
 from memory.connection import connect
@@ -34,7 +36,7 @@ def load_model(settings: Settings) -> Model:
     return Model.load(settings.decoder, settings.adapter, settings.device, settings.weights_dir, lambda text: log.info("model", step=text))
 
 
-async def open_store(settings: Settings, stack: AsyncExitStack) -> RedisStore:
+async def open_store(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> RedisStore:
     """The configured store, or an embedded one in the data folder. Raises StoreUnavailable."""
     url = settings.store_address
     if not url:
@@ -42,9 +44,8 @@ async def open_store(settings: Settings, stack: AsyncExitStack) -> RedisStore:
         await asyncio.to_thread(valkey.start)
         stack.push_async_callback(asyncio.to_thread, valkey.close)
         url = valkey.url
-    store = RedisStore(
-        connect(url, timeout_s=settings.store_timeout_s), timeout_s=settings.store_timeout_s, embedded=not settings.store_url
-    )
+    client = connect(url, timeout_s=settings.store_timeout_s)
+    store = MeasuredStore(client, metrics, timeout_s=settings.store_timeout_s, embedded=not settings.store_url)
     stack.push_async_callback(store.close)
     durability = await store.ping()
     log.info("store", embedded=not settings.store_url, durability=durability.level)
@@ -54,7 +55,7 @@ async def open_store(settings: Settings, stack: AsyncExitStack) -> RedisStore:
 async def open_service(settings: Settings, metrics: Metrics, stack: AsyncExitStack, load: LoadModel = load_model) -> Service:
     """Open store, model, worker and tenants; the stack closes them in reverse, after a last snapshot."""
     await asyncio.to_thread(settings.data_dir.mkdir, parents=True, exist_ok=True)
-    store = await open_store(settings, stack)
+    store = await open_store(settings, metrics, stack)
     model = await asyncio.to_thread(load, settings)
     worker = InferenceWorker(settings.queue_size, metrics.queue_wait.observe)
     worker.start()
@@ -84,7 +85,7 @@ async def open_service(settings: Settings, metrics: Metrics, stack: AsyncExitSta
 
 def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
     """The app. Nothing is opened before its lifespan starts."""
-    metrics = Metrics()
+    metrics = Metrics(settings.metrics_tenants)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -101,9 +102,12 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
     app = FastAPI(title="Larimar Server", version=__version__, lifespan=lifespan)
     app.state.settings, app.state.metrics, app.state.service = settings, metrics, None
     app.state.failure = None
+    Gauges(lambda: app.state.service, metrics)
     errors.install(app)
     for router in (facts.router, generation.router, health.router):
         app.include_router(router)
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
+    if settings.admin_port is not None:
+        app.add_middleware(Ports, admin_port=settings.admin_port)
     app.add_middleware(RequestLog, metrics=metrics)
     return app

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
-from app.errors import TABLE, BodyTooLarge, UnsupportedMediaType, document
+from app.errors import TABLE, BodyTooLarge, Problem, UnsupportedMediaType, document
 from app.metrics import Metrics
 
 log = structlog.get_logger()
@@ -30,6 +30,7 @@ class RequestLog:
         offered = Headers(scope=scope).get("x-request-id", "")
         scope["request_id"] = offered if _REQUEST_ID.match(offered) else str(ULID())
         status, started = 500, time.perf_counter()
+        structlog.contextvars.bind_contextvars(request_id=scope["request_id"])
 
         async def respond(message: Message) -> None:
             nonlocal status
@@ -41,17 +42,36 @@ class RequestLog:
         try:
             await self.app(scope, receive, respond)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self.metrics.requests.labels(scope["method"] if route != "unmatched" else "any", route, status).inc()
-            log.info(
-                "request",
-                request_id=scope["request_id"],
-                method=scope["method"],
-                route=route,
-                status=status,
-                ms=round(1e3 * (time.perf_counter() - started), 2),
-                code=scope.get("error_code"),
-            )
+            self._finish(scope, status, time.perf_counter() - started)
+            structlog.contextvars.unbind_contextvars("request_id")
+
+    def _finish(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if route != "unmatched" else "any"
+        self.metrics.requests.labels(method, route, status).inc()
+        self.metrics.request_time.labels(route).observe(seconds)
+        if code := scope.get("error_code"):
+            self.metrics.errors.labels(code).inc()
+        if tenant := scope.get("tenant"):
+            self.metrics.tenant(tenant)
+        log.info("request", method=scope["method"], route=route, status=status, ms=round(1e3 * seconds, 2), code=code)
+
+
+class Ports:
+    """With an admin port, metrics and administration answer there only, and everything else but health only elsewhere."""
+
+    def __init__(self, app: ASGIApp, admin_port: int) -> None:
+        self.app, self.admin_port = app, admin_port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith("/health/"):
+            is_admin = scope["path"] == "/metrics" or f"{scope['path']}/".startswith("/admin/")
+            if is_admin != (scope["server"][1] == self.admin_port):
+                scope["error_code"] = "not_found"
+                problem = Problem(404, "not_found", "Not Found")
+                await document(problem, "this is not served on this port", scope["request_id"])(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 class BodyLimits:

@@ -79,8 +79,11 @@ class Service:
 
     async def query(self, tenant: str, prompt: str, exclude: Sequence[str] = ()) -> tuple[Reading, str | None, int]:
         """Read without generating: the reading, the readout as text, the memory's version."""
+        started = time.perf_counter()
         found = await self.worker.run(self.model.encode_query, prompt)
+        self.metrics.encode.observe(time.perf_counter() - started)
         reading, version = await self.tenants.read(tenant, [Query(text, key) for text, key in found], exclude)
+        self.metrics.read.observe(time.perf_counter() - started)
         self.metrics.scope.labels("in" if reading.in_scope else "out").inc()
         text = None if reading.code is None else await self.worker.run(self.model.read_code, reading.code)
         return reading, text, version
@@ -105,6 +108,7 @@ class Service:
         self.metrics.generate.observe(generation.total_s)
         self.metrics.first_token.observe(generation.first_token_s)
         self.metrics.tokens.inc(generation.completion_tokens)
+        self.metrics.prompt_tokens.inc(generation.prompt_tokens)
         return Answered(generation, reading, used, version, read_s, time.perf_counter() - started)
 
     def _observe(self, operation: str, encode_s: float, committed: Committed, total_s: float) -> None:
@@ -112,3 +116,10 @@ class Service:
         for phase, seconds in phases.items():
             if phase != "encode" or operation == "write":
                 self.metrics.update.labels(operation, phase).observe(seconds)
+        self.metrics.residual(committed.residual)
+        if operation == "forget":
+            self.metrics.changes.labels("forgotten").inc()
+        else:
+            self.metrics.encode.observe(encode_s)
+            self.metrics.changes.labels("written").inc()
+            self.metrics.changes.labels("superseded").inc(len(committed.change.forgets))

@@ -56,9 +56,12 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(512, ge=1, description="Most tokens one request may generate.")
     request_timeout_s: float = Field(120.0, gt=0, description="Seconds a request may take before it gets 504.")
     store_timeout_s: float = Field(5.0, gt=0, description="Seconds the store may take to connect or answer.")
+    metrics_tenants: int = Field(0, ge=0, le=1000, description="Tenants that get a label of their own in metrics; 0: none.")
+    admin_port: int | None = Field(None, ge=1, le=65535, description="A port of its own for /metrics and /admin; empty: the same port.")
+    admin_host: str = Field("127.0.0.1", description="Address of the admin port.")
     log_level: str = Field("info", description="`debug`, `info`, `warning`, `error` or `critical`.")
 
-    @field_validator("adapter", "models_dir", "scope_threshold", mode="before")
+    @field_validator("adapter", "models_dir", "scope_threshold", "admin_port", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
@@ -111,6 +114,8 @@ class Settings(BaseSettings):
                 f"LARIMAR_HOST={self.host} is reachable from outside and LARIMAR_API_KEYS is empty: set keys "
                 "(key:tenant,…), or bind to 127.0.0.1, or set LARIMAR_INSECURE=1"
             )
+        if self.admin_port is not None and self.admin_port == self.port:
+            found.append(f"LARIMAR_ADMIN_PORT={self.admin_port} is LARIMAR_PORT too: choose another, or leave it empty")
         if self.store_password and not self.store_url:
             found.append("LARIMAR_STORE_PASSWORD is set and LARIMAR_STORE_URL is not: the embedded store has no password")
         if self.store_password and urlsplit(self.store_url).password:

@@ -37,6 +37,7 @@ class Tenant:
     memory: EpisodicMemory
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     changes_since_snapshot: int = 0
+    changed_at: float = 0.0  # Unix time of the oldest change since the snapshot
     stale: bool = False  # the store may be ahead: load again before the next change
 
 
@@ -74,12 +75,16 @@ class Tenants:
         self._loading: dict[str, asyncio.Lock] = {}
         self._wake = asyncio.Event()
 
+    @property
+    def loaded(self) -> Sequence[Tenant]:
+        """The tenants that are in memory."""
+        return tuple(self._tenants.values())
+
     async def get(self, name: str) -> Tenant:
         """The tenant, loaded from the store if it is not here yet."""
         async with self._loading.setdefault(name, asyncio.Lock()):
             if name not in self._tenants:
                 self._tenants[name] = Tenant(name, await self._load(name))
-                self._measure()
             return self._tenants[name]
 
     async def _load(self, name: str) -> EpisodicMemory:
@@ -187,10 +192,11 @@ class Tenants:
             return residual, time.perf_counter() - began
 
         residual, applied_s = await self._made(tenant, make)
+        if not tenant.changes_since_snapshot:
+            tenant.changed_at = time.time()
         tenant.changes_since_snapshot += len(changes)
         if tenant.changes_since_snapshot >= self.snapshot_every:
             self._wake.set()
-        self._measure()
         rewritten = bool(prepared and prepared.stored)
         return [
             Committed(outcome, residual, rewritten, solve_s + applied_s, commit_s) if isinstance(outcome, Change) else outcome
@@ -224,21 +230,15 @@ class Tenants:
                 continue
             try:
                 async with tenant.lock:
-                    version, count = tenant.memory.version, tenant.changes_since_snapshot
+                    version, count, taken_at = tenant.memory.version, tenant.changes_since_snapshot, time.time()
                     pages = await self.worker.run(tenant.memory.dirty_pages)
                     if await self.store.snapshot(tenant.name, pages, version):
                         tenant.memory.mark_stored(pages, version)
                         tenant.changes_since_snapshot -= count
+                        tenant.changed_at = taken_at
                 self.metrics.snapshots.labels("ok").inc()
             except MemoryError_ as error:
                 failure = type(error).__name__
                 self.metrics.snapshots.labels("failed").inc()
                 log.warning("snapshot_failed", error=failure)
         self.snapshot_failure = failure
-
-    def _measure(self) -> None:
-        memories = [t.memory for t in self._tenants.values()]
-        self.metrics.tenants.set(len(memories))
-        self.metrics.facts.set(sum(len(m) for m in memories))
-        self.metrics.pages.set(sum(m.pages for m in memories))
-        self.metrics.memory_bytes.set(sum(m.size_bytes for m in memories))

@@ -33,6 +33,7 @@ class InferenceWorker:
     """
 
     def __init__(self, size: int, observe_wait: Callable[[float], None] = lambda _: None) -> None:
+        self.size = size
         self._jobs: queue.Queue[_Job | None] = queue.Queue(size)
         self._observe_wait = observe_wait
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)

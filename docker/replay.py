@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def healthy(environment: dict[str, str], folder: Path) -> None:
             time.sleep(0.5)
     finally:
         server.terminate()
-    if (code := server.wait(60)) != 0:
+    if (code := server.wait(60)) not in (0, -signal.SIGTERM):  # after draining uvicorn raises the signal again
         raise SystemExit(f"the server ended with {code} on SIGTERM")
 
 

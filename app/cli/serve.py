@@ -27,7 +27,7 @@ def settings_or_exit() -> Settings:
     return settings
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, setting: str = "LARIMAR_PORT") -> socket.socket:
     """Take the port before anything slow is done."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -36,7 +36,7 @@ def bind(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
-        fail(f"port {port} on {host} is in use; set LARIMAR_PORT" if taken else f"cannot listen on {host}:{port}: {error}")
+        fail(f"port {port} on {host} is in use; set {setting}" if taken else f"cannot listen on {host}:{port}: {error}")
     return sock
 
 
@@ -44,7 +44,9 @@ def serve() -> None:
     """Serve until SIGTERM or SIGINT; requests in flight are finished."""
     settings = settings_or_exit()
     configure(settings.log_level)
-    sock = bind(settings.host, settings.port)
+    sockets = [bind(settings.host, settings.port)]
+    if settings.admin_port is not None:
+        sockets.append(bind(settings.admin_host, settings.admin_port, "LARIMAR_ADMIN_PORT"))
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         probe = settings.data_dir / ".writable"
@@ -63,9 +65,9 @@ def serve() -> None:
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=30, server_header=False)
     server = uvicorn.Server(config)
     logging.getLogger("uvicorn.error").addFilter(lambda _: app.state.failure is None)  # told below, without a traceback
-    host, port = sock.getsockname()[:2]
+    host, port = sockets[0].getsockname()[:2]
     print(f"larimar: starting on http://{host}:{port}", file=sys.stderr, flush=True)
-    server.run(sockets=[sock])
+    server.run(sockets=sockets)
     failure = app.state.failure
     if isinstance(failure, (MemoryError_, ModelError, ValueError)):
         fail(str(failure))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from app import __version__
 from app.deps import Serving
@@ -37,11 +37,9 @@ async def ready(request: Request, response: Response) -> dict[str, object]:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """Prometheus text format."""
-    exported = request.app.state.metrics
-    if service := request.app.state.service:
-        exported.queue_depth.set(service.worker.depth)
-    return Response(generate_latest(exported.registry), media_type=CONTENT_TYPE_LATEST)
+    """Prometheus text, or OpenMetrics with exemplars where the Accept header asks for it."""
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(request.app.state.metrics.registry), media_type=media_type)
 
 
 @router.get("/version")
