@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from models.batch import Batch
 from models.device import fast_dtype
+from models.sampling import Generation, Sampling
+from models.sequence import TextSequence
+from models.trunk import Trunk, trunk_of
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen; temperature 0 is greedy."""
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What was generated, and what it took."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    prompt_tokens: int
-    finish_reason: Literal["stop", "length"]
-    first_token_s: float
-    total_s: float
-
-    @property
-    def completion_tokens(self) -> int:
-        return len(self.token_ids)
+__all__ = ["Decoder", "Forced", "Generation", "Sampling"]
 
 
 @dataclass(frozen=True)
@@ -55,18 +34,6 @@ class Forced:
     @property
     def mean_log_prob(self) -> float:
         return float(self.log_probs.mean())
-
-
-@dataclass
-class _Row:
-    """One sequence of a batch while it is being generated."""
-
-    sampling: Sampling
-    generator: torch.Generator | None
-    ids: list[int] = field(default_factory=list)
-    text: str = ""
-    finish: Literal["stop", "length"] | None = None
-    first_token_s: float = 0.0
 
 
 class Decoder:
@@ -164,62 +131,29 @@ class Decoder:
             out.append(Forced(log_probs.cpu(), (logits.argmax(-1) == wanted).cpu()))
         return out
 
-    @torch.inference_mode()
+    @cached_property
+    def trunk(self) -> Trunk:
+        """The layers as generation runs them; packed at the first use."""
+        return trunk_of(self.model)
+
+    def sequence(self, prompt: Sequence[int], prefix: Tensor | None, sampling: Sampling) -> TextSequence:
+        """A prompt, with an optional prefix (P, d), ready to join a batch."""
+        with torch.inference_mode():
+            (embeddings,) = self._inputs([prompt], [prefix])
+        return TextSequence(embeddings, len(prompt), sampling, self.text, self.end_ids)
+
+    def batch(self) -> Batch:
+        """An empty batch that sequences join and leave."""
+        return Batch(self.trunk, self.embed)
+
     def generate(
         self, prompts: Sequence[Sequence[int]], prefixes: Sequence[Tensor | None], samplings: Sequence[Sampling]
     ) -> list[Generation]:
-        """Generate for a left-padded batch. A batch of one carries no padding and no mask: the plain model's path."""
-        started = time.perf_counter()
-        inputs = self._inputs(prompts, prefixes)
-        longest = max(len(r) for r in inputs)
-        embeddings = torch.stack([torch.nn.functional.pad(r, (0, 0, longest - len(r), 0)) for r in inputs])
-        mask = torch.stack([torch.arange(longest, device=self.device) >= longest - len(r) for r in inputs])
-        rows = [_Row(s, None if s.seed is None else torch.Generator().manual_seed(s.seed)) for s in samplings]
-        masked = len(rows) > 1
-        cache = None
-        for _ in range(max(s.max_new_tokens for s in samplings)):
-            out = self.hidden(embeddings, mask if masked else None, past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
-            logits = self.logits(out.last_hidden_state[:, -1])  # (B, V)
-            chosen = self._choose(rows, logits)
-            for row, token in zip(rows, chosen, strict=True):
-                row.first_token_s = row.first_token_s or time.perf_counter() - started
-                self._extend(row, token)
-            if all(row.finish for row in rows):
-                break
-            embeddings = self.embed(torch.tensor(chosen))[:, None]
-            mask = torch.nn.functional.pad(mask, (0, 1), value=True)
-        total_s = time.perf_counter() - started
-        return [
-            Generation(row.text, tuple(row.ids), len(prompt), row.finish or "length", row.first_token_s, total_s)
-            for row, prompt in zip(rows, prompts, strict=True)
-        ]
-
-    def _choose(self, rows: Sequence[_Row], logits: Tensor) -> list[int]:
-        greedy: list[int] = logits.argmax(-1).tolist()
-        return [
-            sample(logits[i].cpu(), row.sampling, row.generator) if row.sampling.temperature > 0 else greedy[i]
-            for i, row in enumerate(rows)
-        ]
-
-    def _extend(self, row: _Row, token: int) -> None:
-        if row.finish:
-            return
-        if token in self.end_ids:
-            row.finish = "stop"
-            return
-        row.ids.append(token)
-        row.text = self.text(row.ids)
-        cuts = [at for s in row.sampling.stop if (at := row.text.find(s)) >= 0]
-        if cuts:
-            row.text, row.finish = row.text[: min(cuts)], "stop"
-        elif len(row.ids) >= row.sampling.max_new_tokens:
-            row.finish = "length"
-
-
-def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> int:
-    """Draw one token from (V,) logits by temperature and nucleus (Holtzman et al. 2020)."""
-    probabilities = (logits / sampling.temperature).softmax(-1)
-    ordered, ids = probabilities.sort(descending=True)
-    kept = ordered.cumsum(0) - ordered < sampling.top_p  # the first token is always kept
-    return int(ids[torch.multinomial(ordered * kept, 1, generator=generator)])
+        """Generate for several prompts together; each says what it says alone."""
+        batch = self.batch()
+        sequences = [self.sequence(*row) for row in zip(prompts, prefixes, samplings, strict=True)]
+        for sequence in sequences:
+            batch.add(sequence)
+        while len(batch):
+            batch.step()
+        return [sequence.generation for sequence in sequences]

@@ -1,0 +1,88 @@
+"""One text in the making."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from models.sampling import FinishReason, Generation, Sampling, TokenLogProb, generator_of, log_prob, sample
+
+UNFINISHED = "\ufffd"  # what an incomplete character decodes to
+
+
+class TextSequence:
+    """A prompt, and what is generated after it, token by token.
+
+    Args:
+        embeddings: (T, d) of prefix and prompt.
+        prompt_tokens: how many tokens of them are the prompt's.
+        sampling: how to go on.
+        decode: token ids to text.
+        ends: ids of tokens that end a text.
+    """
+
+    def __init__(
+        self, embeddings: Tensor, prompt_tokens: int, sampling: Sampling, decode: Callable[[Sequence[int]], str], ends: frozenset[int]
+    ) -> None:
+        self.unread, self.prompt_tokens, self.sampling = embeddings, prompt_tokens, sampling
+        self.capacity = len(embeddings) + sampling.max_new_tokens
+        self.cache: Any = None
+        self.ids: list[int] = []
+        self.text = ""
+        self.finish: FinishReason | None = None
+        self.log_probs: list[TokenLogProb] = []
+        self._decode, self._ends = decode, ends
+        self._generator = generator_of(sampling)
+        self._started = time.perf_counter()
+        self._first_token_s = self._total_s = 0.0
+
+    @property
+    def settled(self) -> str:
+        """The part of the text that no later token changes: no half character, nothing that may begin a stop text."""
+        if self.finish:
+            return self.text
+        settled = self.text.rstrip(UNFINISHED)
+        held = 0
+        for stop in self.sampling.stop:
+            for length in range(min(len(stop) - 1, len(settled)), held, -1):
+                if settled.endswith(stop[:length]):
+                    held = length
+                    break
+        return settled[: len(settled) - held]
+
+    def extend(self, logits: Tensor, greedy: int) -> None:
+        """Take the next token, given (V,) logits and their argmax."""
+        asked = self.sampling
+        token = greedy
+        if asked.temperature > 0:
+            token = sample(logits.cpu(), asked, self._generator)
+        elapsed_s = time.perf_counter() - self._started
+        self._first_token_s, self._total_s = self._first_token_s or elapsed_s, elapsed_s
+        if token in self._ends:
+            self.finish = "stop"
+            return
+        self.ids.append(token)
+        if asked.logprobs is not None:
+            self.log_probs.append(log_prob(logits, token, asked.logprobs))
+        self.text = self._decode(self.ids)
+        cuts = [at for stop in asked.stop if (at := self.text.find(stop)) >= 0]
+        if cuts:
+            self.text, self.finish = self.text[: min(cuts)], "stop"
+        elif len(self.ids) >= asked.max_new_tokens:
+            self.finish = "length"
+
+    @property
+    def generation(self) -> Generation:
+        """What is there so far."""
+        return Generation(
+            self.text,
+            tuple(self.ids),
+            self.prompt_tokens,
+            self.finish or "length",
+            self._first_token_s,
+            self._total_s,
+            tuple(self.log_probs),
+        )
