@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +40,9 @@ class Adapter:
         tensors = {f"prefix.{k}": v for k, v in self.prefix.state_dict().items()}
         tensors |= {"code.mean": self.mean, "code.projection": self.projection, "encoder.idf": self.idf}
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".partial")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, beside, {"format": FORMAT, "about": json.dumps(self.about)})
+        beside, about = path.with_suffix(".partial"), json.dumps(self.about)
+        metadata = {"format": FORMAT, "about": about, "sha256": _digest(about, tensors)}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, beside, metadata)
         beside.replace(path)
 
     @classmethod
@@ -60,11 +62,16 @@ class Adapter:
             raise AdapterCorrupt(f"{path} is no safetensors file: {error}") from error
         if metadata.get("format") != FORMAT:
             raise AdapterCorrupt(f"{path} has format {metadata.get('format')!r}, wanted {FORMAT!r}")
+        about = metadata.get("about", "")
+        if metadata.get("sha256", wanted := _digest(about, tensors)) != wanted:  # the first adapters carry no checksum
+            raise AdapterCorrupt(f"{path} is damaged: its checksum differs")
         state = {k.removeprefix("prefix."): v for k, v in tensors.items() if k.startswith("prefix.")}
-        prefix = Prefix(state["opening"], state["closing"], max_slots=len(state["position"]), hidden=len(state["rise.bias"]))
-        prefix.load_state_dict(state)
-        about = json.loads(metadata["about"])
-        return cls(prefix.eval(), tensors["code.mean"], tensors["code.projection"], tensors["encoder.idf"], about)
+        try:
+            prefix = Prefix(state["opening"], state["closing"], max_slots=len(state["position"]), hidden=len(state["rise.bias"]))
+            prefix.load_state_dict(state)
+            return cls(prefix.eval(), tensors["code.mean"], tensors["code.projection"], tensors["encoder.idf"], json.loads(about))
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise AdapterCorrupt(f"{path} lacks a part of an adapter: {error}") from error
 
     def check(self, *, decoder: str, decoder_fingerprint: str, encoder_fingerprint: str) -> None:
         """Raises AdapterMismatch if it was trained for other weights."""
@@ -75,6 +82,15 @@ class Adapter:
     @property
     def fingerprint_parts(self) -> list[Tensor]:
         return [self.mean, self.projection, self.idf, *(v for _, v in sorted(self.prefix.state_dict().items()))]
+
+
+def _digest(about: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def shipped(decoder: str) -> Path:

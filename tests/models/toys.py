@@ -12,10 +12,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from models.adapter import Adapter
 from models.code import SlotCode
 from models.corpus import SETS
 from models.decoder import Decoder
 from models.encoder import Encoder, inverse_document_frequency
+from models.model import Model
 from models.prefix import CLOSING, OPENING, Prefix
 
 SLOT_DIM, MAX_SLOTS = 33, 24
@@ -109,6 +111,18 @@ def prefix(of: Decoder, seed: int = 0) -> Prefix:
     torch.manual_seed(seed)
     opening, closing = (of.embed(of.answer_tokens(text, "")) for text in (OPENING, CLOSING))
     return Prefix(opening, closing, max_slots=MAX_SLOTS, hidden=16)
+
+
+def adapter(of: Decoder, reader: Encoder) -> Adapter:
+    """Untrained, for these two."""
+    mean, projection = SlotCode.fit(of.embedding.weight, SLOT_DIM)
+    about = {"decoder": of.name, "decoder_fingerprint": of.fingerprint, "encoder_fingerprint": reader.fingerprint}
+    return Adapter(prefix(of), mean, projection, reader.idf, about)
+
+
+def model() -> Model:
+    of, reader = decoder(), encoder()
+    return Model(reader, of, adapter(of, reader))
 
 
 def write_corpus(folder: Path) -> Path:
