@@ -1,0 +1,156 @@
+"""Weights are fetched alone, checked, converted once, and repaired after a kill."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models import weights
+from models.errors import WeightsMissing
+from models.weights import MANIFEST, Weights, fingerprint
+from tests.models import wheel
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def sha256(cache: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A registered package whose wheel lies in the cache folder; no index can be reached."""
+    digest = wheel.build(cache)
+    monkeypatch.setitem(weights.REGISTRY, wheel.NAME, wheel.source(digest))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    return digest
+
+
+def locate(cache: Path) -> tuple[Weights, list[str]]:
+    said: list[str] = []
+    return weights.locate(wheel.NAME, cache, said.append), said
+
+
+def start(cache: Path, sha256: str, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.models.wheel", str(cache), sha256, *more]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.usefixtures("sha256")
+def test_a_wheel_becomes_a_folder_once(cache: Path) -> None:
+    found, said = locate(cache)
+    files = {str(p.relative_to(found.folder)) for p in found.folder.rglob("*") if p.is_file()}
+    assert files == {"model.safetensors", "config.json", "deep/tokenizer.json", MANIFEST}
+    assert found.fingerprint == fingerprint(found.folder)
+    manifest = json.loads((found.folder / MANIFEST).read_text())
+    assert (manifest["package"], manifest["licence"]) == (wheel.NAME, "Apache-2.0")
+    assert not list(cache.glob("*.whl")) and not list(cache.glob("*.partial"))
+    assert len(said) == 1
+    assert locate(cache) == (found, [])
+
+
+@pytest.mark.usefixtures("sha256")
+def test_a_download_is_of_this_package_alone(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    (cache / wheel.source("").wheel).rename(shelf / wheel.source("").wheel)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    _, said = locate(cache)
+    assert ["downloading" in s or "converting" in s for s in said] == [True, True]
+    assert {p.name for p in cache.iterdir()} == {wheel.NAME, f"{wheel.NAME}.lock"}
+
+
+def test_another_hash_is_refused_from_the_folder_and_from_the_index(
+    cache: Path, sha256: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert wheel.build(cache, seed=1) != sha256
+    assert wheel.build(tmp_path / "shelf", seed=1) != sha256
+    for links in ("", str(tmp_path / "shelf")):
+        monkeypatch.setenv("PIP_FIND_LINKS", links)
+        said: list[str] = []
+        with pytest.raises(WeightsMissing):
+            weights.locate(wheel.NAME, cache, said.append)
+        assert not (cache / wheel.NAME).exists()
+    assert sha256 in said[0] and "not used" in said[0]
+
+
+def test_offline_the_message_says_what_to_place_where(cache: Path, sha256: str) -> None:
+    (cache / wheel.source("").wheel).unlink()
+    with pytest.raises(WeightsMissing) as refused:
+        locate(cache)
+    for needed in (wheel.source("").wheel, sha256, str(cache)):
+        assert needed in str(refused.value)
+
+
+def test_two_processes_at_once_convert_once(cache: Path, sha256: str) -> None:
+    both = [start(cache, sha256) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(output.count("converting") for output in outputs) == 1
+    assert outputs[0][-1] == outputs[1][-1] == locate(cache)[0].fingerprint
+
+
+def test_a_kill_leaves_what_the_next_start_repairs(cache: Path, sha256: str) -> None:
+    process = start(cache, sha256, "hang")
+    assert process.stdout is not None
+    while "half way" not in process.stdout.readline():
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert (cache / f"{wheel.NAME}.partial").is_dir()
+    found, said = locate(cache)
+    assert len(said) == 1 and found.fingerprint == fingerprint(found.folder)
+    assert not list(cache.glob("*.partial"))
+
+
+@pytest.mark.usefixtures("sha256")
+def test_a_half_folder_in_the_place_of_the_whole_is_replaced(cache: Path) -> None:
+    (cache / wheel.NAME).mkdir()
+    (cache / wheel.NAME / "old").touch()
+    found, _ = locate(cache)
+    assert not (found.folder / "old").exists()
+
+
+@pytest.mark.usefixtures("sha256")
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsMissing, match="file cannot be written"):
+        locate(tmp_path / "file")
+
+
+def test_a_folder_of_ones_own_is_taken_as_it_is(tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    with pytest.raises(WeightsMissing, match=r"mine holds no safetensors file: place model\.safetensors"):
+        weights.locate(str(folder), cache, print)
+    save_file({"a": torch.ones(3)}, folder / "model.safetensors")
+    assert weights.locate(str(folder), cache, print) == Weights(folder, fingerprint(folder))
+
+
+def test_a_name_that_is_nothing_says_what_could_be(cache: Path) -> None:
+    with pytest.raises(WeightsMissing, match=r"smollm2-135m, minilm-l6.*place its safetensors"):
+        weights.locate("no model: at all", cache, lambda _: None)
+
+
+def test_the_fingerprint_is_of_names_and_values_in_any_layout(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(4, 3), "b": torch.randn(5).bfloat16()}
+    changed = {"a": tensors["a"], "b": tensors["b"] + 1}
+    renamed = {"a": tensors["a"], "c": tensors["b"]}
+    prints = []
+    for number, content in enumerate((tensors, changed, renamed)):
+        (tmp_path / str(number)).mkdir()
+        save_file(content, tmp_path / str(number) / "model.safetensors", {"other": str(number)})
+        prints.append(fingerprint(tmp_path / str(number)))
+    assert len(set(prints)) == 3
+    (tmp_path / "split").mkdir()
+    for name, tensor in load_file(tmp_path / "0" / "model.safetensors").items():
+        save_file({name: tensor}, tmp_path / "split" / f"{name}.safetensors")
+    assert fingerprint(tmp_path / "split") == prints[0]
