@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,18 @@ HELD_OUT = frozenset(
         "pokemon evolution",
     }
 )
-SETS = (
-    "trex_facts.jsonl.gz",
-    "pararel_patterns.jsonl.gz",
-    "lre_relations.jsonl.gz",
-    "nq_open_dev.jsonl.gz",
-    "simple_questions.jsonl.gz",
-    "paraqa.jsonl.gz",
-    "squad_qa.jsonl.gz",
-    "creak_claims.jsonl.gz",
-    "wikitext2_valid_test.txt.gz",
-)
+# Each set's file and the fields that its records must have (none: running text).
+SETS = {
+    "trex_facts.jsonl.gz": ("relation", "subject", "object"),
+    "pararel_patterns.jsonl.gz": ("relation", "pattern"),
+    "lre_relations.jsonl.gz": ("name", "samples", "prompt_templates", "prompt_templates_zs"),
+    "nq_open_dev.jsonl.gz": ("question", "answer"),
+    "simple_questions.jsonl.gz": ("question",),
+    "paraqa.jsonl.gz": ("question", "statements"),
+    "squad_qa.jsonl.gz": ("question", "answer"),
+    "creak_claims.jsonl.gz": ("sentence",),
+    "wikitext2_valid_test.txt.gz": (),
+}
 
 
 def read_lines(path: Path) -> list[str]:
@@ -68,22 +69,28 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     lines = read_lines(path)
     if lines[0].lstrip().startswith("["):
-        records = _parse("\n".join(lines), path, 1)
-        yield from enumerate(records, 1)
-        return
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            record = _parse(line, path, number)
-            if not isinstance(record, dict):
-                raise DataMissing(f"{path}, line {number}: expected a JSON object, got {type(record).__name__}")
-            yield number, record
+        numbered: Iterable[tuple[int, Any]] = enumerate(_parse("\n".join(lines), path, 1), 1)
+    else:
+        numbered = ((number, _parse(line, path, number)) for number, line in enumerate(lines, 1) if line.strip())
+    for number, record in numbered:
+        if not isinstance(record, dict):
+            raise DataMissing(f"{path}, record {number}: expected a JSON object, got {type(record).__name__}")
+        yield number, record
+
+
+def _complete(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Records that have all of these fields."""
+    for number, record in read_records(path):
+        if lacking := [name for name in fields if name not in record]:
+            raise DataMissing(f"{path}, record {number}: lacks {', '.join(lacking)}")
+        yield record
 
 
 def _parse(text: str, path: Path, number: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataMissing(f"{path}, line {number}: not JSON ({error.msg})") from error
+        raise DataMissing(f"{path}, line {number + error.lineno - 1}: not JSON ({error.msg})") from error
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ class Corpus:
         missing = [name for name, path in paths.items() if not path.is_file()]
         if missing:
             raise DataMissing(f"{folder} lacks {', '.join(missing)}; the README names each set's public source")
-        rows = {name: [r for _, r in read_records(path)] for name, path in paths.items() if ".jsonl" in name}
+        rows = {name: list(_complete(paths[name], fields)) for name, fields in SETS.items() if fields}
         facts: dict[str, list[tuple[str, str]]] = {}
         for r in rows["trex_facts.jsonl.gz"]:
             facts.setdefault(r["relation"], []).append((r["subject"], r["object"]))
