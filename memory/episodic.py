@@ -301,6 +301,10 @@ class EpisodicMemory:
             query.text,
         )
 
+    def recall(self, fact_id: str) -> torch.Tensor:
+        """The readout (W,) float64 at a fact's own key. Raises FactNotFound."""
+        return self._sheets[self._page_of[self.get(fact_id).id]].page.read(self.get(fact_id).key).code
+
     def dirty_pages(self) -> dict[int, bytes]:
         """Bytes of the pages changed since they were stored, as of this version."""
         return {i: self._bytes(self._sheets[i], self.version) for i in sorted(self._dirty)}

@@ -5,6 +5,7 @@ Every step draws its examples from (seed, step) alone, so a run resumed from a c
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -198,6 +199,15 @@ class Checkpoint:
         return step + 1
 
 
+def step_time(prefix: Prefix, mixture: Mixture, schedule: Schedule) -> float:
+    """Mean seconds of a step of `schedule`, drawing included; the prefix is left as it is."""
+    trial = copy.deepcopy(prefix)
+    started = time.perf_counter()
+    for rows in batches(mixture, schedule, len(prefix.position)):
+        loss_of(mixture.decoder, trial, rows).backward()  # type: ignore[no-untyped-call]
+    return (time.perf_counter() - started) / (POOL * math.ceil(schedule.steps / POOL))
+
+
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -214,7 +224,8 @@ def train(
     """Train to the schedule's end, or resume from the checkpoint if there is one.
 
     Args:
-        report: gets one record a step: step, loss, rate, seconds; and `validation` now and then.
+        report: gets one record a step: step, loss, rate, seconds (drawing and what came before it included); and
+            `validation` now and then.
         stop_after: end early after this step as if interrupted (tests).
 
     Raises:
@@ -229,10 +240,10 @@ def train(
             raise ValueError(f"{checkpoint.path} belongs to another schedule: {checkpoint.schedule()}, not {schedule}")
         start = checkpoint.restore(prefix, optimizer)
     held_out = validation(mixture.corpus, decoder)
+    started = time.perf_counter()
     for step, rows in enumerate(batches(mixture, schedule, len(prefix.position), start), start):
         if step >= schedule.steps:
             break
-        started = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
         loss = loss_of(decoder, prefix, rows)
@@ -240,7 +251,9 @@ def train(
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        record = {"step": step, "loss": loss.item(), "rate": schedule.rate(step), "seconds": time.perf_counter() - started}
+        now = time.perf_counter()
+        record = {"step": step, "loss": loss.item(), "rate": schedule.rate(step), "seconds": now - started}
+        started = now
         last = step == schedule.steps - 1
         if last or step % validate_every == validate_every - 1:
             record["validation"] = exact_rate(decoder, prefix, held_out)

@@ -1,0 +1,73 @@
+"""`larimar evaluate`: how well facts are taught, found in other words, kept apart and forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+cli = typer.Typer(no_args_is_help=True, help="Measure editing quality and forgetting, beside other ways to tell a model a fact.")
+Data = Annotated[Path, typer.Option("--data", help="records as JSON lines or a JSON list, gzipped or not")]
+Count = Annotated[int, typer.Option("--n", min=1, help="how many records")]
+InMemory = Annotated[int, typer.Option("--facts-in-memory", min=1, help="facts in the memory; 1 gives every record its own")]
+Fill = Annotated[Path | None, typer.Option("--fill", help="CounterFact file with more facts, when --data has too few for the memory")]
+Seed = Annotated[int, typer.Option("--seed", help="draws the records")]
+Json = Annotated[Path | None, typer.Option("--json", help="write figures to this file; an interrupted run goes on from beside it")]
+Decoder = Annotated[str | None, typer.Option("--decoder", help="default: LARIMAR_DECODER")]
+Adapter = Annotated[Path | None, typer.Option("--adapter", help="default: LARIMAR_ADAPTER, or the shipped one")]
+
+
+def run(experiment: str, function: str, **options: Any) -> None:
+    """Run `app.experiments.<module>.<function>` and print its table; known errors end the command with one line."""
+    import importlib
+
+    from rich.console import Console
+
+    from app.cli.serve import fail
+    from app.experiments.setup import Setup
+    from models.errors import ModelError
+
+    try:
+        table = getattr(importlib.import_module(f"app.experiments.{function}"), function)(Setup(experiment, **options))
+    except (ModelError, ValueError, OSError) as error:
+        fail(str(error))
+    Console().print(table)
+
+
+def _command(experiment: str, function: str, n: int, facts: int) -> Callable[..., None]:
+    def command(
+        data: Data,
+        n: Count = n,
+        facts_in_memory: InMemory = facts,
+        fill: Fill = None,
+        seed: Seed = 0,
+        json_file: Json = None,
+        decoder: Decoder = None,
+        adapter: Adapter = None,
+    ) -> None:
+        run(
+            experiment,
+            function,
+            data=data,
+            n=n,
+            facts_in_memory=facts_in_memory,
+            fill=fill,
+            seed=seed,
+            json_file=json_file,
+            decoder=decoder,
+            adapter=adapter,
+        )
+
+    return command
+
+
+EXPERIMENTS = (
+    ("counterfact", "editing", 500, 1, "CounterFact in EasyEdit's format: edit success, paraphrase, neighbourhood."),
+    ("zsre", "editing", 500, 1, "zsRE in MEND's and EasyEdit's format: questions."),
+    ("private", "editing", 40, 40, 'Facts of your own: {"prompt", "target", "rephrases": […], "near_misses": […]} a line.'),
+    ("forget", "forgetting", 200, 512, "CounterFact facts forgotten one by one: are plain answers back, and other readouts unmoved?"),
+)
+for _name, _function, _n, _facts, _help in EXPERIMENTS:
+    cli.command(_name, help=_help)(_command(_name, _function, _n, _facts))

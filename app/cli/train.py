@@ -1,0 +1,128 @@
+"""`larimar train`: the adapter of a decoder, from nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from app.cli.serve import fail
+
+if TYPE_CHECKING:
+    from models.adapter import Adapter
+    from models.corpus import Corpus
+    from models.decoder import Decoder
+    from models.mixture import Mixture
+    from models.training import Checkpoint, Schedule
+
+console = Console(stderr=True)
+
+
+def train(
+    data: Annotated[Path, typer.Option("--data", help="folder of the public data sets named in the README")],
+    decoder: Annotated[str, typer.Option("--decoder", help="registered name, folder or hub name")] = "smollm2-135m",
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="how long to train; the step time is measured first")] = 30.0,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="steps instead of minutes")] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1)] = 48,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="the adapter; default runs/DECODER/adapter.safetensors")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="folder of checkpoint, log and plot; default runs/DECODER")] = None,
+) -> None:
+    """Train an adapter. Started again with the same --run it goes on from its checkpoint, bit for bit as if never stopped."""
+    from models.errors import ModelError
+
+    folder = run or Path("runs") / Path(decoder).name
+    try:
+        _train(data, decoder, minutes, steps, batch, seed, out or folder / "adapter.safetensors", folder)
+    except (ModelError, ValueError, OSError) as error:
+        fail(str(error))
+
+
+def _train(
+    data: Path, decoder_name: str, minutes: float, steps: int | None, batch: int, seed: int, out: Path, folder: Path
+) -> None:
+    from dataclasses import asdict, replace
+
+    from models.corpus import Corpus
+    from models.curve import plot
+    from models.mixture import Mixture
+    from models.training import Checkpoint
+
+    corpus = Corpus.read(data)
+    decoder, adapter = _parts(decoder_name, corpus, seed)
+    mixture, checkpoint = Mixture(corpus, decoder), Checkpoint(folder / "checkpoint.safetensors")
+    schedule = _schedule(adapter, mixture, checkpoint, minutes, steps, batch, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds, figures = _run(adapter, mixture, schedule, checkpoint, folder / "log.jsonl")
+    about = adapter.about | {"schedule": asdict(schedule), "train_seconds": round(seconds)} | figures
+    replace(adapter, about=about).save(out)
+    try:
+        plot(folder / "log.jsonl", folder / "loss.png")
+    except ImportError:
+        console.print("no plot: matplotlib is not installed (pip install 'larimar-server[train]')")
+    console.print(f"{out}: {100 * figures['validation']:.1f}% exact on relations never trained on, {seconds / 60:.1f} minutes")
+
+
+def _parts(name: str, corpus: Corpus, seed: int) -> tuple[Decoder, Adapter]:
+    from transformers import AutoTokenizer
+
+    from app.settings import Settings
+    from models import fitting, weights
+    from models.decoder import Decoder
+    from models.device import pick
+    from models.model import ENCODER
+
+    settings = Settings()
+    cache = settings.data_dir / "models"
+    found, encoder = (weights.locate(what, cache, console.print) for what in (name, ENCODER))
+    decoder = Decoder.load(found.folder, pick(settings.device), fingerprint=found.fingerprint, name=name)
+    tokenizer = AutoTokenizer.from_pretrained(encoder.folder, local_files_only=True)
+    return decoder, fitting.fit(decoder, tokenizer, corpus, encoder_fingerprint=encoder.fingerprint, seed=seed)
+
+
+def _schedule(
+    adapter: Adapter, mixture: Mixture, checkpoint: Checkpoint, minutes: float, steps: int | None, batch: int, seed: int
+) -> Schedule:
+    """The checkpoint's, or one that fills the minutes: a run keeps its schedule when it is resumed on a slower day."""
+    from models.training import Schedule, step_time
+
+    if checkpoint.path.exists():
+        schedule = checkpoint.schedule()
+        console.print(f"going on from {checkpoint.path} ({schedule.steps} steps)")
+        return schedule
+    if steps is None:
+        took = step_time(adapter.prefix, mixture, Schedule(steps=8, batch=batch, seed=seed))
+        steps = max(30, int(60 * minutes / took))
+        console.print(f"{took:.2f} s a step: {steps} steps in {minutes:g} minutes")
+    return Schedule(steps=steps, batch=batch, seed=seed)
+
+
+def _run(
+    adapter: Adapter, mixture: Mixture, schedule: Schedule, checkpoint: Checkpoint, log: Path
+) -> tuple[float, dict[str, float]]:
+    """Train with a progress bar; returns the seconds spent (earlier parts of a resumed run included) and the last figures."""
+    from models.curve import read
+    from models.training import train
+
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress, log.open("a") as file:
+        task = progress.add_task("", total=schedule.steps, said="")
+        said: dict[str, str] = {}
+
+        def report(record: dict[str, Any]) -> None:
+            file.write(json.dumps(record | {"at": round(time.time(), 3)}) + "\n")
+            file.flush()
+            said["loss"] = f"loss {record['loss']:.3f}"
+            if "validation" in record:
+                said["validation"] = f"held out {100 * record['validation']:.1f}%"
+            progress.update(task, completed=record["step"] + 1, said=" ".join(said.values()))
+
+        train(adapter.prefix, mixture, schedule, checkpoint=checkpoint, report=report)
+    adapter.prefix.eval()
+    records = read(log)
+    return sum(r["seconds"] for r in records), {"validation": [r["validation"] for r in records if "validation" in r][-1]}

@@ -1,0 +1,1 @@
+"""Experiments of `larimar evaluate`: each takes a setup and gives figures, through the code that serves."""

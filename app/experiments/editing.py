@@ -1,0 +1,45 @@
+"""Edit success, paraphrase and neighbourhood, beside the plain model and facts in the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+
+from rich.table import Table
+
+from app.experiments.setup import Setup, bar
+from app.recall import Retrieved
+from models.evaluation.editing import Row, summarise
+from models.evaluation.examiner import Examiner
+from models.evaluation.run import run
+from models.evaluation.systems import FactInPrompt, Plain, System
+
+
+def editing(setup: Setup) -> Table:
+    """Run the systems on records of the experiment's format.
+
+    Raises:
+        ModelError: weights, adapter or data are not as they must be.
+    """
+    records, taught = setup.records(setup.experiment)
+    recall = setup.recall(taught)
+    systems: dict[str, System] = {"larimar": recall, "plain": Plain(), "prompt": FactInPrompt(), "retrieved": Retrieved(recall)}
+    partial = setup.partial()
+    with bar(setup.experiment, setup.n) as report:
+        rows = run(Examiner(setup.model), systems, records, partial, report)
+    results = {name: summarise(found) for name, found in rows.items()}
+    setup.write({"systems": results, "write_ms_median": 1e3 * median(recall.write_s) if recall.write_s else None})
+    partial.done()
+    return _table(setup, results)
+
+
+def _table(setup: Setup, results: Mapping[str, Row]) -> Table:
+    columns = [(examined, measure) for examined, measures in results["larimar"].items() for measure in measures]
+    title = f"{setup.experiment}: {setup.n} records, facts in memory: {setup.facts_in_memory} (percent)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for examined, measure in columns:
+        table.add_column(f"{examined}\n{measure}", justify="right")
+    for name, found in results.items():
+        table.add_row(name, *(f"{100 * found[examined][measure]:.1f}" for examined, measure in columns))
+    return table

@@ -1,0 +1,131 @@
+"""What an experiment is run with: options of the command line, the model, the memory, and where results go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from app.recall import Recall, RecallOne
+from app.settings import Settings
+from memory.page import PageSettings
+from memory.scope import Scope
+from models.errors import DataMissing
+from models.evaluation.records import Record, choose, read
+from models.evaluation.run import Partial
+from models.model import Model
+
+T = TypeVar("T")
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Options that experiments share.
+
+    Attributes:
+        data: the file of records; fill: a CounterFact file with more facts for the memory.
+        n: records examined; facts_in_memory: 1 gives every record a memory of its own.
+        json_file: results go here, those of an unfinished run beside it.
+    """
+
+    experiment: str
+    data: Path
+    n: int
+    facts_in_memory: int = 1
+    fill: Path | None = None
+    seed: int = 0
+    json_file: Path | None = None
+    decoder: str | None = None
+    adapter: Path | None = None
+    scope: Scope = field(default_factory=Scope)
+    pages: PageSettings = field(default_factory=PageSettings)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model that the settings and options name. Raises ModelError."""
+        settings = Settings()
+        name, adapter = self.decoder or settings.decoder, self.adapter or settings.adapter
+        if self.decoder and self.decoder != settings.decoder and self.adapter is None:
+            adapter = None  # LARIMAR_ADAPTER belongs to LARIMAR_DECODER
+        return Model.load(name, adapter, settings.device, settings.data_dir / "models", console.print)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What makes the run: an interrupted one is only gone on with by its like."""
+        return {
+            "experiment": self.experiment,
+            "n": self.n,
+            "facts_in_memory": self.facts_in_memory,
+            "decoder": self.model.name,
+            "adapter": self.adapter.name if self.adapter else "shipped",
+            "fingerprint": self.model.fingerprint[:16],
+            "data": self.data.name,
+            "seed": self.seed,
+        }
+
+    def records(self, form: str) -> tuple[list[Record], list[Record]]:
+        """The examined records, and all facts of the memory, the examined ones first (none where each record has its own).
+
+        Raises:
+            DataMissing: a bad file, or too few records.
+        """
+        own = read(self.data, form)
+        examined = choose(own, self.n, self.seed)
+        if self.facts_in_memory == 1:
+            return examined, []
+        if self.facts_in_memory < self.n:
+            raise DataMissing(
+                f"a memory of {self.facts_in_memory} facts cannot hold the {self.n} examined: raise --facts-in-memory or lower --n"
+            )
+        taken = {record.prompt.casefold() for record in examined}
+        pool = [r for r in [*own, *(read(self.fill, "counterfact") if self.fill else [])] if r.prompt.casefold() not in taken]
+        others = choose(pool, min(self.facts_in_memory - self.n, len({r.prompt.casefold() for r in pool})), self.seed)
+        if len(others) < self.facts_in_memory - self.n:
+            raise DataMissing(
+                f"{self.facts_in_memory} facts with different prompts are needed, there are {self.n + len(others)}: add --fill FILE"
+            )
+        return examined, [*examined, *others]
+
+    def recall(self, taught: Sequence[Record]) -> Recall:
+        """A memory that holds `taught`; without any, one that holds each examined record alone."""
+        recall = (Recall if taught else RecallOne)(self.model, self.pages, self.scope)
+        for record in steps("teaching", taught):
+            recall.teach(record)
+        return recall
+
+    def partial(self) -> Partial:
+        file = self.json_file
+        return Partial(file.with_name(file.name + ".partial") if file else None, self.about)
+
+    def write(self, result: Mapping[str, Any]) -> None:
+        """Write the result as JSON, if a file was named."""
+        if self.json_file is not None:
+            self.json_file.parent.mkdir(parents=True, exist_ok=True)
+            self.json_file.write_text(json.dumps(self.about | dict(result), indent=1) + "\n")
+
+
+def steps(what: str, items: Sequence[T]) -> Iterator[T]:
+    """The items, with a progress bar."""
+    if not items:
+        return
+    with bar(what, len(items)) as report:
+        for number, item in enumerate(items, 1):
+            yield item
+            report(number)
+
+
+@contextmanager
+def bar(what: str, total: int) -> Iterator[Any]:
+    """A progress bar; gives a function that is told how much is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)

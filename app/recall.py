@@ -1,0 +1,101 @@
+"""Reading a memory with a prompt, as the service does it and as the evaluation examines it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from memory.episodic import EpisodicMemory
+from memory.fact import Fact
+from memory.page import PageSettings
+from memory.query import Query, Reading
+from memory.scope import Scope
+from models.evaluation.records import Record
+from models.evaluation.systems import Ask, in_prompt
+from models.model import Model
+
+
+def queries(model: Model, prompt: str) -> list[Query]:
+    """The prompt's sentences with their address keys. Raises EmptyText."""
+    return [Query(text, key) for text, key in model.encode_query(prompt)]
+
+
+def heard(reading: Reading) -> Tensor | None:
+    """The readout that conditions the decoder: none out of scope."""
+    return reading.code if reading.in_scope else None
+
+
+class Recall:
+    """A memory under examination: what `POST /facts` and `POST /generate` do, without HTTP and store.
+
+    Args:
+        settings, scope: as the server has them.
+        write_s: seconds of every write, encoding included, are appended here.
+    """
+
+    def __init__(self, model: Model, settings: PageSettings, scope: Scope) -> None:
+        self.model, self.settings, self.scope = model, settings, scope
+        self.memory = self._empty()
+        self.write_s: list[float] = []
+        self._count = 0
+
+    def _empty(self) -> EpisodicMemory:
+        return EpisodicMemory(self.model.key_dim, self.settings, self.scope, self.model.device)
+
+    def teach(self, record: Record) -> str:
+        """Write a record's fact; returns its id."""
+        started = time.perf_counter()
+        key, code = self.model.encode_fact(record.prompt, record.target)
+        self._count += 1
+        fact = Fact(f"fact-{self._count:06}", record.prompt, record.target, key, code, 0.0, {})
+        change = self.memory.plan_write(fact)
+        self.memory.apply(change, self.memory.prepare(change) if change.forgets else None)
+        self.write_s.append(time.perf_counter() - started)
+        return fact.id
+
+    def forget(self, fact_id: str) -> float:
+        """Forget a fact; returns the residual."""
+        change = self.memory.plan_forget(fact_id)
+        return self.memory.apply(change, self.memory.prepare(change))
+
+    def read(self, prompt: str) -> Reading:
+        return self.memory.read(queries(self.model, prompt))
+
+    def prepare(self, record: Record) -> None:
+        """Make sure that the record's fact is in the memory; here all of them are taught beforehand."""
+
+    def ask(self, record: Record, prompts: Sequence[str]) -> list[Ask]:
+        self.prepare(record)
+        return self.asks(prompts)
+
+    def asks(self, prompts: Sequence[str]) -> list[Ask]:
+        """What the decoder gets for each prompt, with the memory as it is."""
+        return [Ask(prompt, heard(self.read(prompt))) for prompt in prompts]
+
+
+class RecallOne(Recall):
+    """A memory that holds the record's fact alone."""
+
+    def prepare(self, record: Record) -> None:
+        self.memory = self._empty()
+        self.teach(record)
+
+
+class Retrieved:
+    """The fact that the memory's own keys and scope find, put before the prompt as text: retrieval with scope."""
+
+    def __init__(self, recall: Recall) -> None:
+        self.recall = recall
+
+    def ask(self, record: Record, prompts: Sequence[str]) -> list[Ask]:
+        self.recall.prepare(record)
+        return [Ask(self._augmented(prompt)) for prompt in prompts]
+
+    def _augmented(self, prompt: str) -> str:
+        reading = self.recall.read(prompt)
+        if not reading.in_scope:
+            return prompt
+        fact = self.recall.memory.get(reading.facts[0][0])
+        return in_prompt([(fact.prompt, fact.target)], prompt)
