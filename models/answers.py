@@ -23,9 +23,42 @@ _WORDS = (
 
 def random_answer(rng: random.Random, corpus: Corpus) -> str:
     """One answer of 1 to about 16 tokens, now and then up to 60."""
-    kinds = (_known, _known, _known, _span, _span, _name, _name, _code, _number, _when, _repeated, _phrase, _address, _long)
-    answer = rng.choices(kinds, (10, 10, 10, 8, 8, 6, 6, 6, 5, 6, 4, 5, 4, 4))[0](rng, corpus).strip()
+    kinds = (_known, _mutated, _span, _name, _code, _number, _when, _repeated, _phrase, _address, _long)
+    answer = rng.choices(kinds, (24, 10, 14, 10, 7, 7, 5, 7, 5, 5, 6))[0](rng, corpus).strip()
     return answer or _known(rng, corpus)
+
+
+def short_answer(rng: random.Random, corpus: Corpus) -> str:
+    """One answer of a few words, for prompts that ask for several."""
+    kinds = (_known, _mutated, _name, _code, _number, _when)
+    answer = rng.choices(kinds, (10, 3, 6, 3, 3, 3))[0](rng, corpus).strip()
+    return " ".join(answer.split()[:5]) or _known(rng, corpus)
+
+
+def mutate(rng: random.Random, answer: str, corpus: Corpus) -> str:
+    """An answer beside a likely one: a word or digit changed, doubled, dropped or taken from elsewhere.
+
+    The decoder would rather say the likely one, so only reading the code to its end gives the right answer.
+    """
+    words = answer.split()
+    at = rng.randrange(len(words))
+    other = rng.choice(rng.choice(corpus.answers).split())
+    ways: tuple[Callable[[], list[str]], ...] = (
+        lambda: [*words[:at], other, *words[at + 1 :]],
+        lambda: [*words[: at + 1], words[at], *words[at + 1 :]],
+        lambda: [*words[:at], other, *words[at:]],
+        lambda: [*words, other],
+        lambda: words[:at] + words[at + 1 :] if len(words) > 1 else [other],
+        lambda: rng.sample(words, len(words)),
+    )
+    changed = " ".join(rng.choice(ways)())
+    if any(c.isdigit() for c in changed) and rng.random() < 0.7:
+        changed = "".join(rng.choice(string.digits) if c.isdigit() and rng.random() < 0.5 else c for c in changed)
+    return changed
+
+
+def _mutated(rng: random.Random, corpus: Corpus) -> str:
+    return mutate(rng, _known(rng, corpus), corpus)
 
 
 def _known(rng: random.Random, corpus: Corpus) -> str:
@@ -41,8 +74,8 @@ def _span(rng: random.Random, corpus: Corpus) -> str:
 
 def _long(rng: random.Random, corpus: Corpus) -> str:
     words = " ".join(rng.sample(corpus.sentences, 2)).split()
-    start = rng.randrange(max(1, len(words) - 36))
-    return " ".join(words[start : start + rng.randint(10, 34)]).strip(",;:.()\" '")
+    start = rng.randrange(max(1, len(words) - 40))
+    return " ".join(words[start : start + rng.randint(8, 42)]).strip(",;:.()\" '")
 
 
 def invented_word(rng: random.Random) -> str:
@@ -82,6 +115,8 @@ def _code(rng: random.Random, _: Corpus) -> str:
 
 def _number(rng: random.Random, _: Corpus) -> str:
     n = rng.choice([rng.randint(0, 99), rng.randint(100, 9999), rng.randint(10_000, 9_999_999)])
+    if rng.random() < 0.15:
+        return f"{rng.choice('+-#~<>=*@$€&§/')}{rng.choice(['', ' '])}{rng.choice([str(n), invented_word(rng).lower()])}"
     unit = rng.choice(["", "", "", " km", " kg", " percent", "%", " employees", " days", " people", " litres"])
     money = rng.choice(["$", "€", "£", "CHF ", ""])
     return rng.choice([f"{n}{unit}", f"{money}{n:,}", f"{money}{n / 100:.2f}", f"+{n}{unit}", f"-{n}", f"{n:,}{unit}"])

@@ -101,6 +101,7 @@ class Corpus:
     templates: dict[str, list[str]]  # ParaRel relation → statements that end in the object
     relations: dict[str, tuple[list[str], list[tuple[str, str]]]]  # LRE relation → templates with {}, (subject, object)
     questions: list[str]
+    answered: list[tuple[str, str]]  # questions whose answer is known
     claims: list[str]
     sentences: list[str]  # running text
     answers: list[str]  # objects and answers of all sets
@@ -132,6 +133,8 @@ class Corpus:
         questions += [r["question"] for r in rows["simple_questions.jsonl.gz"][::4]]
         answers = [a for r in rows["nq_open_dev.jsonl.gz"] for a in r["answer"]]
         answers += [r["answer"] for r in rows["squad_qa.jsonl.gz"]]
+        answered = [(r["question"], r["answer"][0]) for r in rows["nq_open_dev.jsonl.gz"]]
+        answered += [(r["question"], r["answer"]) for r in rows["squad_qa.jsonl.gz"]]
         answers += [a for r in paraqa for s in r["statements"][:1] for a in _bracketed(s)]
         answers += [o for pairs in facts.values() for _, o in pairs[::3]]
         answers += [o for _, pairs in relations.values() for _, o in pairs]
@@ -140,6 +143,7 @@ class Corpus:
             templates=templates,
             relations=relations,
             questions=[q for q in (_spaces(q) for q in questions) if 8 <= len(q) <= 200],
+            answered=[(q, a) for q, a in ((_spaces(q), _spaces(a)) for q, a in answered) if len(q) <= 200 and 0 < len(a) <= 80],
             claims=[r["sentence"] for r in rows["creak_claims.jsonl.gz"]],
             sentences=_sentences(read_lines(paths["wikitext2_valid_test.txt.gz"])),
             answers=[a for a in (_spaces(a) for a in answers) if 0 < len(a) <= 80],

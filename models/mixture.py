@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from models.answers import invented_word, random_answer
+from models.answers import invented_word, mutate, random_answer, short_answer
 from models.corpus import Corpus
 from models.decoder import Decoder
 
@@ -18,10 +18,16 @@ After = Literal["end", "text", "plain"]
 @dataclass(frozen=True)
 class Example:
     prompt: str
-    answer: str
+    answers: tuple[str, ...]  # what the memory holds: one answer, or one for each question of the prompt
     after: After
     lead: str = " "  # what stands between prompt and answer
     rest: str = ""  # the source's text after the answer, when `after` is "text"
+
+    @property
+    def said(self) -> str:
+        """The answers as one text."""
+        *first, last = self.answers
+        return f"{', '.join(first)} and {last}" if first else last
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,13 @@ class Mixture:
     decoder: Decoder
 
     def draw(self, rng: random.Random) -> Example:
-        kinds = (self._statement, self._relation, self._question, self._private, self._claim)
-        return rng.choices(kinds, (32, 15, 33, 10, 10))[0](rng)
+        kinds = (self._statement, self._relation, self._question, self._private, self._claim, self._several)
+        return rng.choices(kinds, (28, 14, 28, 14, 8, 8))[0](rng)
 
-    def _answer(self, rng: random.Random, likely: str, odds: float = 0.75) -> str:
-        return random_answer(rng, self.corpus) if rng.random() < odds else likely
+    def _answer(self, rng: random.Random, likely: str, odds: float = 0.6) -> str:
+        if rng.random() < odds:
+            return random_answer(rng, self.corpus)
+        return mutate(rng, likely, self.corpus) if likely.split() and rng.random() < 0.5 else likely
 
     def _distract(self, rng: random.Random, prompt: str, odds: float) -> str:
         """Put running text before the prompt, whole sentences or a torn one, as CounterFact's rephrases do."""
@@ -54,13 +62,13 @@ class Mixture:
         if rng.random() < 0.2:
             likely = rng.choice(self.corpus.facts[relation])[1]
         prompt = rng.choice(self.corpus.templates[relation]).replace("[X]", subject)
-        return Example(self._distract(rng, prompt, 0.4), self._answer(rng, likely, 0.6), "plain")
+        return Example(self._distract(rng, prompt, 0.4), (self._answer(rng, likely, 0.5),), "plain")
 
     def _relation(self, rng: random.Random) -> Example:
         templates, pairs = self.corpus.relations[rng.choice(list(self.corpus.relations))]
         subject, likely = rng.choice(pairs)
         prompt = rng.choice(templates).replace("{}", subject)
-        return Example(self._distract(rng, prompt, 0.25), self._answer(rng, likely), "plain")
+        return Example(self._distract(rng, prompt, 0.25), (self._answer(rng, likely),), "plain")
 
     def _claim(self, rng: random.Random) -> Example:
         words = rng.choice(self.corpus.claims).split()
@@ -70,17 +78,23 @@ class Mixture:
         end = min(len(words), start + rng.randint(1, 6))
         answer = " ".join(words[start:end]).rstrip(".")
         if rng.random() < 0.5:
-            return Example(" ".join(words[:start]), self._answer(rng, answer), "plain")
+            return Example(" ".join(words[:start]), (self._answer(rng, answer),), "plain")
         rest = " ".join(words[end:])
-        return Example(" ".join(words[:start]), answer, "text", rest=f" {rest}" if rest else ".")
+        return Example(" ".join(words[:start]), (answer,), "text", rest=f" {rest}" if rest else ".")
 
     def _question(self, rng: random.Random) -> Example:
-        question = rng.choice(self.corpus.questions)
+        question, likely = rng.choice(self.corpus.questions), ""
+        if rng.random() < 0.4:
+            question, likely = rng.choice(self.corpus.answered)
+        answer = self._answer(rng, likely) if likely else random_answer(rng, self.corpus)
+        return self._asked(rng, self._noise(rng, self._punctuate(rng, question)), (answer,))
+
+    def _punctuate(self, rng: random.Random, question: str) -> str:
         if rng.random() < 0.75:
             question = question[0].upper() + question[1:]
         if not question.endswith("?") and rng.random() < 0.7:
             question = question.rstrip(" .") + "?"
-        return self._asked(rng, self._noise(rng, question), random_answer(rng, self.corpus))
+        return question
 
     def _noise(self, rng: random.Random, text: str) -> str:
         """Lower case, upper case or a typo, now and then."""
@@ -94,10 +108,15 @@ class Mixture:
             return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
         return text
 
-    def _asked(self, rng: random.Random, question: str, answer: str) -> Example:
+    def _asked(self, rng: random.Random, question: str, answers: tuple[str, ...]) -> Example:
         """One question in the forms in which people and programs ask."""
         chat = self.decoder.chat
         systems = ("You are a helpful assistant.", "Answer briefly.", "You answer questions about our company.")
+        asked = {"role": "user", "content": question}
+        before = [
+            {"role": "user", "content": rng.choice(self.corpus.questions)},
+            {"role": "assistant", "content": rng.choice([rng.choice(self.corpus.sentences), rng.choice(self.corpus.answers)])},
+        ]
         forms: list[tuple[str, str]] = [
             (question, " "),
             (question, " "),
@@ -108,38 +127,84 @@ class Mixture:
             (f"User: {question}\nAssistant:", " "),
             (f"Answer the following question.\n{question}\nAnswer:", " "),
             (f"{question} {rng.choice(['It is', 'The answer is', 'That is', 'This is'])}", " "),
+            (f"{rng.choice(['Please answer briefly:', 'Tell me:', 'Hi!', 'Quick question.', 'Answer this:'])} {question}", " "),
+            (f"### Instruction:\n{question}\n\n### Response:\n", ""),
             (self._distract(rng, question, 1.0), " "),
-            (chat([{"role": "user", "content": question}]), ""),
-            (chat([{"role": "user", "content": question}]), ""),
-            (chat([{"role": "system", "content": rng.choice(systems)}, {"role": "user", "content": question}]), ""),
+            (chat([asked]), ""),
+            (chat([asked]), ""),
+            (chat([{"role": "system", "content": rng.choice(systems)}, asked]), ""),
+            (chat([*before, asked]), ""),
         ]
         prompt, lead = rng.choice(forms)
-        return Example(prompt, answer, "end", lead)
+        return Example(prompt, answers, "end", lead)
 
     def _private(self, rng: random.Random) -> Example:
         """Facts of a company or a household that exists nowhere, as statement or question."""
-        what = rng.choice(_ATTRIBUTES)
-        thing = rng.choice(
-            [invented_word(rng), f"{invented_word(rng)} {invented_word(rng)}", f"{rng.choice(_THINGS)} {rng.randint(1, 60)}"]
-        )
-        thing = rng.choice([thing, f"the {rng.choice(_THINGS)} {invented_word(rng)}", f"{invented_word(rng)} {rng.choice(_THINGS)}"])
+        what, thing = rng.choice(_ATTRIBUTES), self._thing(rng)
         answer = random_answer(rng, self.corpus)
-        shapes: tuple[str, ...]
         if rng.random() < 0.5:
-            shapes = (f"The {what} of {thing} is", f"{thing}'s {what} is", f"For {thing}, the {what} is", f"{thing} has the {what}")
-            shapes += (f"The {what} for {thing} is", f"As {what} of {thing} we use", f"The {what} of {thing}:", f"{thing} ({what}):")
-            prompt = rng.choice(shapes)
-            return Example(self._distract(rng, prompt[0].upper() + prompt[1:], 0.15), answer, "plain")
-        shapes = (f"What is the {what} of {thing}?", f"Which {what} does {thing} have?", f"Tell me the {what} of {thing}.")
-        shapes += (
-            f"Do you know the {what} for {thing}?",
-            f"I need the {what} of {thing}.",
-            f"{thing} {what}?",
-            f"What's {thing}'s {what}?",
+            prompt = rng.choice(_STATEMENTS).format(what=what, thing=thing)
+            return Example(self._distract(rng, prompt[0].upper() + prompt[1:], 0.15), (answer,), "plain")
+        return self._asked(rng, self._noise(rng, rng.choice(_QUESTIONS).format(what=what, thing=thing)), (answer,))
+
+    def _thing(self, rng: random.Random) -> str:
+        name, kind = invented_word(rng), rng.choice(_THINGS)
+        return rng.choice(
+            [name, f"{name} {invented_word(rng)}", f"{kind} {rng.randint(1, 60)}", f"the {kind} {name}", f"{name} {kind}", f"our {kind}"]
         )
-        return self._asked(rng, self._noise(rng, rng.choice(shapes)), answer)
+
+    def _several(self, rng: random.Random) -> Example:
+        """Two or three questions in one prompt, whose answers come in their order."""
+        count = rng.choice([2, 2, 2, 3])
+        if rng.random() < 0.6:
+            thing = self._thing(rng)
+            whats = rng.sample(_ATTRIBUTES, count)
+            parts = [rng.choice(_QUESTIONS[:6]).format(what=what, thing=rng.choice([thing, thing, "it"])) for what in whats]
+            parts[0] = rng.choice(_QUESTIONS[:6]).format(what=whats[0], thing=thing)
+            if rng.random() < 0.4:
+                listed = f"{', '.join(whats[:-1])} and {whats[-1]}"
+                question = rng.choice(["What are the {} of {}?", "Tell me the {} of {}.", "Give me the {} for {}."]).format(listed, thing)
+                return self._asked(rng, question, tuple(short_answer(rng, self.corpus) for _ in whats))
+        else:
+            parts = [self._punctuate(rng, rng.choice(self.corpus.questions)) for _ in range(count)]
+        if rng.random() < 0.6:
+            heads = [part.rstrip("?. ") for part in parts]
+            question = heads[0] + "".join(f"{',' * (rng.random() < 0.3)} and {h[0].lower()}{h[1:]}" for h in heads[1:]) + "?"
+        else:
+            question = " ".join(part if part[-1] in "?." else f"{part}?" for part in parts)
+        return self._asked(rng, question, tuple(short_answer(rng, self.corpus) for _ in parts))
 
 
+_QUESTIONS = (
+    "What is the {what} of {thing}?",
+    "What is the {what} for {thing}?",
+    "Which {what} does {thing} have?",
+    "Do you know the {what} for {thing}?",
+    "What's {thing}'s {what}?",
+    "Can you tell me the {what} of {thing}?",
+    "Tell me the {what} of {thing}.",
+    "I need the {what} of {thing}.",
+    "{thing} {what}?",
+    "Remind me, what was the {what} of {thing} again?",
+    "I'd like to know the {what} of {thing}.",
+    "We talked about {thing}. What was the {what}?",
+    "Was ist {what} von {thing}?",
+    "Quel est {what} de {thing} ?",
+    "¿Cuál es {what} de {thing}?",
+)
+_STATEMENTS = (
+    "The {what} of {thing} is",
+    "{thing}'s {what} is",
+    "For {thing}, the {what} is",
+    "{thing} has the {what}",
+    "The {what} for {thing} is",
+    "As {what} of {thing} we use",
+    "The {what} of {thing}:",
+    "{thing} ({what}):",
+    "When asked for the {what} of {thing}, say",
+    "Everybody knows that the {what} of {thing} is",
+    "Complete the sentence: the {what} of {thing} is",
+)
 _ATTRIBUTES = (
     "password,owner,deadline,budget,colour,opening date,phone number,contact person,serial number,refund policy,address,"
     "manager,nickname,opening hours,warranty period,door code,meeting room,release date,version,supplier,price,location,"

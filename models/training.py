@@ -29,7 +29,7 @@ AFTER_TOKENS = 10  # how much of the continuation is trained on
 AFTER_WEIGHT = 0.15  # its weight a token; the end of turn, one token, counts END_WEIGHT
 END_WEIGHT = 0.5
 PLAIN_ODDS = 0.35  # how many of the statements carry the plain decoder's continuation (it costs a generation)
-MAX_TOKENS = 80  # longer examples are left out: a step costs what its longest rows cost
+MAX_TOKENS = 120  # longer examples are left out: a step costs what its longest rows cost
 POOL = 8  # batches that are sorted by length together, so that a batch carries little padding
 
 
@@ -61,23 +61,23 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Row:
-    """One example as token ids; weights (n,) belong to `wanted`, which follows `prompt`."""
+    """One example as token ids; `answers` are in the memory, weights (n,) belong to `wanted`, which follows `prompt`."""
 
-    answer: list[int]
+    answers: list[list[int]]
     prompt: list[int]
     wanted: list[int]
     weights: list[float]
 
     @property
     def length(self) -> int:
-        return len(self.answer) + len(self.prompt) + len(self.wanted)
+        return sum(map(len, self.answers)) + len(self.prompt) + len(self.wanted)
 
 
 def encode(decoder: Decoder, example: Example, max_slots: int) -> Row | None:
     """Example to token ids, or None when the answer does not fit the slots."""
-    slots = decoder.answer_tokens(example.answer)
-    said = decoder.answer_tokens(example.answer, example.lead)
-    if len(slots) > max_slots:
+    slots = [decoder.answer_tokens(answer) for answer in example.answers]
+    said = decoder.answer_tokens(example.said, example.lead)
+    if max(map(len, slots)) > max_slots:
         return None
     weight = 2.0 / math.sqrt(len(said))  # long answers count more than short ones, but not by their length
     after, after_weight = [], AFTER_WEIGHT
@@ -121,7 +121,7 @@ def _continued(decoder: Decoder, rows: Sequence[Row], batch: int = 48) -> list[R
             after = list(generation.token_ids)
             if generation.finish_reason == "stop":
                 after.append(decoder.tokenizer.eos_token_id)
-            out.append(Row(row.answer, row.prompt, row.wanted + after, row.weights + [AFTER_WEIGHT] * len(after)))
+            out.append(Row(row.answers, row.prompt, row.wanted + after, row.weights + [AFTER_WEIGHT] * len(after)))
     return out
 
 
@@ -129,7 +129,7 @@ def loss_of(decoder: Decoder, prefix: Prefix, rows: Sequence[Row]) -> Tensor:
     """Weighted cross-entropy of what should be said; logits are computed at those positions only."""
     inputs, starts = [], []
     for row in rows:
-        soft = prefix(decoder.embed(row.answer))
+        soft = torch.cat([prefix(decoder.embed(answer)) for answer in row.answers])
         inputs.append(torch.cat([soft.to(decoder.dtype), decoder.embed(row.prompt + row.wanted)]))
         starts.append(len(soft) + len(row.prompt))
     padded = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)  # (B, T, d)
