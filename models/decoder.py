@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models import attention
 from models.batch import Batch
 from models.device import fast_dtype
 from models.sampling import Generation, Sampling
@@ -59,14 +60,20 @@ class Decoder:
         self.end_ids = frozenset(ends if isinstance(ends, list) else [ends]) - {None} | {tokenizer.eos_token_id}
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device, *, fingerprint: str, name: str) -> Decoder:
-        """Load from a folder with safetensors and tokenizer files, in the dtype the device does best."""
+    def load(
+        cls, folder: Path, device: torch.device, *, fingerprint: str, name: str, dtype: torch.dtype | None = None
+    ) -> Decoder:
+        """Load from a folder with safetensors and tokenizer files.
+
+        Args:
+            dtype: None is the one that the device serves best.
+        """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=fast_dtype(device), local_files_only=True, attn_implementation="sdpa"
-        )
+        dtype = dtype or fast_dtype(device)
+        kind = attention.register() if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, attn_implementation=kind)
         return cls(model.to(device).eval(), tokenizer, fingerprint=fingerprint, name=name)
 
     def tokens(self, text: str) -> list[int]:

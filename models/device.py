@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,27 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16", False) else torch.float32
+
+
+def training_dtype(device: torch.device) -> torch.dtype:
+    """As `fast_dtype`; on a CPU bfloat16 also where it multiplies matrices of a training step's size twice as fast: measured,
+    since no flag tells (some CPUs with AVX-512 bfloat16 products gain nothing, others a factor of 4.7).
+    """
+    if device.type == "cuda":
+        return fast_dtype(device)
+    seconds = {dtype: _product_s(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    return torch.bfloat16 if 2 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32
+
+
+def _product_s(dtype: torch.dtype) -> float:
+    """Best of five products (2048, 576) x (576, 1536), in seconds."""
+    a, b = torch.ones(2048, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return best
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,14 @@ def silent(_: str) -> None:
     """Say nothing."""
 
 
+def hush() -> None:
+    """transformers shows progress bars and reports unused weights (the encoder's pooler) on the terminal; not here."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 class Model:
     """One frozen decoder with everything the memory needs around it. Used from one thread at a time.
 
@@ -64,6 +72,7 @@ class Model:
             WeightsMissing, AdapterMissing, AdapterCorrupt, AdapterMismatch; ValueError for the device.
         """
         where = pick(device)
+        hush()
         fitted = Adapter.load(adapter or adapters.shipped(decoder), decoder)
         encoder_weights = weights.locate(ENCODER, cache, say)
         decoder_weights = weights.locate(decoder, cache, say)

@@ -29,7 +29,7 @@ AFTER_TOKENS = 10  # how much of the continuation is trained on
 AFTER_WEIGHT = 0.15  # its weight a token; the end of turn, one token, counts END_WEIGHT
 END_WEIGHT = 0.5
 PLAIN_ODDS = 0.35  # how many of the statements carry the plain decoder's continuation (it costs a generation)
-MAX_TOKENS = 120  # longer examples are left out: a step costs what its longest rows cost
+MAX_TOKENS = 110  # longer examples are left out: a step costs what its longest rows cost
 POOL = 8  # batches that are sorted by length together, so that a batch carries little padding
 
 
@@ -46,6 +46,7 @@ class Schedule:
     learning_rate: float = 1e-3
     warmup: int = 20
     seed: int = 0
+    dtype: str = "float32"  # of the frozen decoder
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.learning_rate <= 0:

@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from app.cli.serve import fail
 
 if TYPE_CHECKING:
+    import torch
+
     from models.adapter import Adapter
     from models.corpus import Corpus
     from models.decoder import Decoder
@@ -48,15 +50,25 @@ def _train(
 ) -> None:
     from dataclasses import asdict, replace
 
+    from app.settings import Settings
     from models.corpus import Corpus
     from models.curve import plot
+    from models.device import pick, training_dtype
     from models.mixture import Mixture
     from models.training import Checkpoint
 
-    corpus = Corpus.read(data)
-    decoder, adapter = _parts(decoder_name, corpus, seed)
-    mixture, checkpoint = Mixture(corpus, decoder), Checkpoint(folder / "checkpoint.safetensors")
-    schedule = _schedule(adapter, mixture, checkpoint, minutes, steps, batch, seed)
+    corpus, checkpoint = Corpus.read(data), Checkpoint(folder / "checkpoint.safetensors")
+    settings = Settings()
+    device = pick(settings.device)
+    begun = checkpoint.schedule() if checkpoint.path.exists() else None
+    dtype = begun.dtype if begun else str(training_dtype(device)).removeprefix("torch.")
+    decoder, adapter = _parts(decoder_name, corpus, settings.weights_dir, device, dtype, begun.seed if begun else seed)
+    mixture = Mixture(corpus, decoder)
+    if begun is None:
+        schedule = _schedule(adapter, mixture, minutes, steps, batch, seed, dtype)
+    else:  # a run keeps its schedule when it is resumed on a slower day
+        schedule = begun
+        console.print(f"going on from {checkpoint.path} ({schedule.steps} steps)")
     folder.mkdir(parents=True, exist_ok=True)
     seconds, figures = _run(adapter, mixture, schedule, checkpoint, folder / "log.jsonl")
     about = adapter.about | {"schedule": asdict(schedule), "train_seconds": round(seconds)} | figures
@@ -68,38 +80,35 @@ def _train(
     console.print(f"{out}: {100 * figures['validation']:.1f}% exact on relations never trained on, {seconds / 60:.1f} minutes")
 
 
-def _parts(name: str, corpus: Corpus, seed: int) -> tuple[Decoder, Adapter]:
+def _parts(
+    name: str, corpus: Corpus, cache: Path, device: torch.device, dtype: str, seed: int
+) -> tuple[Decoder, Adapter]:
+    import torch
     from transformers import AutoTokenizer
 
-    from app.settings import Settings
     from models import fitting, weights
     from models.decoder import Decoder
-    from models.device import pick
-    from models.model import ENCODER
+    from models.model import ENCODER, hush
 
-    settings = Settings()
-    cache = settings.data_dir / "models"
     found, encoder = (weights.locate(what, cache, console.print) for what in (name, ENCODER))
-    decoder = Decoder.load(found.folder, pick(settings.device), fingerprint=found.fingerprint, name=name)
+    hush()
+    wanted = getattr(torch, dtype)
+    decoder = Decoder.load(found.folder, device, fingerprint=found.fingerprint, name=name, dtype=wanted)
     tokenizer = AutoTokenizer.from_pretrained(encoder.folder, local_files_only=True)
     return decoder, fitting.fit(decoder, tokenizer, corpus, encoder_fingerprint=encoder.fingerprint, seed=seed)
 
 
 def _schedule(
-    adapter: Adapter, mixture: Mixture, checkpoint: Checkpoint, minutes: float, steps: int | None, batch: int, seed: int
+    adapter: Adapter, mixture: Mixture, minutes: float, steps: int | None, batch: int, seed: int, dtype: str
 ) -> Schedule:
-    """The checkpoint's, or one that fills the minutes: a run keeps its schedule when it is resumed on a slower day."""
+    """One that fills the minutes, by the time of a few steps."""
     from models.training import Schedule, step_time
 
-    if checkpoint.path.exists():
-        schedule = checkpoint.schedule()
-        console.print(f"going on from {checkpoint.path} ({schedule.steps} steps)")
-        return schedule
     if steps is None:
-        took = step_time(adapter.prefix, mixture, Schedule(steps=8, batch=batch, seed=seed))
+        took = step_time(adapter.prefix, mixture, Schedule(steps=8, batch=batch, seed=seed, dtype=dtype))
         steps = max(30, int(60 * minutes / took))
-        console.print(f"{took:.2f} s a step: {steps} steps in {minutes:g} minutes")
-    return Schedule(steps=steps, batch=batch, seed=seed)
+        console.print(f"{took:.2f} s a step in {dtype}: {steps} steps in {minutes:g} minutes")
+    return Schedule(steps=steps, batch=batch, seed=seed, dtype=dtype)
 
 
 def _run(

@@ -34,12 +34,9 @@ def editing(setup: Setup) -> Table:
 
 
 def _table(setup: Setup, results: Mapping[str, Row]) -> Table:
-    columns = [(examined, measure) for examined, measures in results["larimar"].items() for measure in measures]
     title = f"{setup.experiment}: {setup.n} records, facts in memory: {setup.facts_in_memory} (percent)"
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for examined, measure in columns:
-        table.add_column(f"{examined}\n{measure}", justify="right")
-    for name, found in results.items():
-        table.add_row(name, *(f"{100 * found[examined][measure]:.1f}" for examined, measure in columns))
+    table = Table("", *results, title=title, title_justify="left")
+    for examined, measures in results["larimar"].items():
+        for measure in measures:
+            table.add_row(f"{examined} {measure}", *(f"{100 * found[examined][measure]:.1f}" for found in results.values()))
     return table
