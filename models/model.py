@@ -31,8 +31,8 @@ def hush() -> None:
     """transformers shows progress bars and reports unused weights (the encoder's pooler) on the terminal; not here."""
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers'
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class Model:

@@ -98,7 +98,7 @@ def test_the_same_generator_state_draws_the_same_example(folder: Path) -> None:
     drawn = [[mixture.draw(rng) for _ in range(300)] for rng in (random.Random(1), random.Random(1))]
     assert drawn[0] == drawn[1]
     assert {example.after for example in drawn[0]} == {"end", "text", "plain"}
-    assert all(example.prompt.strip() and example.answer.strip() for example in drawn[0])
+    assert all(example.prompt.strip() and example.said.strip() for example in drawn[0])
 
 
 def test_answers_vary_from_one_token_to_long_ones(folder: Path) -> None:

@@ -95,7 +95,7 @@ def test_padding_and_unwanted_tokens_have_no_part_in_the_loss() -> None:
     prefix = toys.prefix(decoder)
 
     def row(answer: str, prompt: str, said: str, weight: float = 1.0) -> Row:
-        return Row(decoder.tokens(answer), decoder.tokens(prompt), decoder.tokens(said), [weight] * len(said))
+        return Row([decoder.tokens(answer)], decoder.tokens(prompt), decoder.tokens(said), [weight] * len(said))
 
     short, long = row("Oslo", "a", "Oslo"), row("a town of the north", "where is it, do you know", "Bonn", 3.0)
     both, first, second = (loss_of(decoder, prefix, rows) for rows in ([short, long], [short], [long]))
