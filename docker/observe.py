@@ -91,14 +91,14 @@ def observed(folder: Path, models: Path, **settings: str) -> Iterator[tuple[http
 
 def load(client: httpx.Client, seconds: float) -> int:
     """Sequential requests of every kind for so many seconds. Returns how many were sent."""
-    deadline, number, ids = time.monotonic() + seconds, 0, list[str]()
+    deadline, number = time.monotonic() + seconds, 0
     while time.monotonic() < deadline:
         number += 1
         subject = f"ship {number % 40}"
         taught = client.post("/facts", json={"prompt": f"The home port of {subject} is", "target": f"harbour {number}"})
-        ids.append(taught.json()["id"])
+        newest = taught.json()["id"]
         if number % 3 == 0:
-            client.delete(f"/facts/{ids.pop(0)}")
+            client.delete(f"/facts/{newest}")
         if number % 5 == 0:
             client.post("/query", json={"prompt": f"Where is {subject} at home?"})
             client.get("/facts?limit=10")
@@ -156,7 +156,7 @@ def draw(panels: list[tuple[Panel, Series]], file: Path) -> None:
             axis.legend(fontsize=7, loc="best")
             axis.grid(alpha=0.3)
         axis.set_title(f"{panel.title} [{panel.unit}]", fontsize=9)
-        axis.tick_params(labelsize=7)
+        axis.tick_params(labelsize=7, which="both")
     for axis in list(axes.flat)[len(shown) :]:
         axis.axis("off")
     stats = "   ".join(f"{p.title}: {next(iter(s.values()))[-1][1]:.3g} {p.unit}" for p, s in panels if p.kind == "stat" and s)
