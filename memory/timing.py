@@ -12,40 +12,52 @@ from memory.page import Page, PageSettings
 
 @dataclass(frozen=True)
 class UpdateTimes:
-    """Seconds of each repeat: writing fact N into a page that holds N − 1, and forgetting one of those N."""
+    """Seconds of each repeat.
+
+    Attributes:
+        write_s: the last writes of a page of N facts, one after another.
+        forget_s: forgetting one of N facts, check and fresh solution included.
+        cold_write_s: writing fact N just after such a solution, which leaves little of the page in the processor's caches,
+            as an encoder's forward pass does.
+    """
 
     write_s: tuple[float, ...]
     forget_s: tuple[float, ...]
+    cold_write_s: tuple[float, ...]
 
 
 def time_updates(
     settings: PageSettings, *, dim: int, width: int, repeats: int = 50, device: torch.device | str = "cpu", seed: int = 0
 ) -> UpdateTimes:
-    """Fill a page with random facts up to its last slot; write and forget the last one again and again.
+    """Fill a page with random facts to its last slot; then forget the last one and write it again and again.
 
     Args:
         settings: N is its number of slots.
-        dim: D of the keys; width: W of the codes.
+        dim: D of the keys.
+        width: W of the codes.
+        repeats: at most N.
     """
     n, generator = settings.slots, torch.Generator().manual_seed(seed)
     keys = torch.nn.functional.normalize(torch.randn(n, dim, generator=generator))
     codes = torch.randn(n, width, generator=generator)
     page = Page(settings, dim, width, device)
-    page.write_block(keys[:-1], list(codes[:-1]))
-    write_s, forget_s = [], []
+    page.write_block(keys[: n - repeats], list(codes[: n - repeats]))
+    write_s, forget_s, cold_write_s = [], [], []
+    for row in range(n - repeats, n):
+        started = _now(page.device)
+        page.write(keys[row], codes[row])
+        write_s.append(_now(page.device) - started)
     for _ in range(repeats):
-        _settle(page.device)
-        started = time.perf_counter()
-        page.write(keys[-1], codes[-1])
-        _settle(page.device)
-        written = time.perf_counter()
+        started = _now(page.device)
         page, _ = page.without([n - 1])
-        _settle(page.device)
-        write_s.append(written - started)
-        forget_s.append(time.perf_counter() - written)
-    return UpdateTimes(tuple(write_s), tuple(forget_s))
+        forgotten = _now(page.device)
+        page.write(keys[-1], codes[-1])
+        cold_write_s.append(_now(page.device) - forgotten)
+        forget_s.append(forgotten - started)
+    return UpdateTimes(tuple(write_s), tuple(forget_s), tuple(cold_write_s))
 
 
-def _settle(device: torch.device) -> None:
+def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
