@@ -17,6 +17,10 @@ _ABBREVIATION = re.compile(
 )
 
 
+# What leads from a question to its answer ("It is", "They play") asks for nothing by itself.
+_LEAD = re.compile(r"^(?:it|they|he|she|that|this|those|these|the answer|answer)\b(?:\s+\S+){0,4}$", re.IGNORECASE)
+
+
 def clean(text: str) -> str:
     """A text without markup and labels, in one line."""
     stripped = _TRAILING_LABEL.sub("", _LABEL.sub("", _MARKUP.sub(" ", text)))
@@ -29,9 +33,11 @@ def split(prompt: str) -> list[str]:
     The whole comes first. A prompt without any visible text besides markup gives itself.
     """
     sentences = [s for part in _MARKUP.split(prompt) for s in _sentences(clean(part))]
+    if len(sentences) > 1 and sentences[-2].endswith("?") and _LEAD.match(sentences[-1]):
+        sentences.pop()
     whole = clean(prompt)
     queries = sentences[-MAX_SENTENCES:]
-    if len(sentences) != 1 and len(whole) <= 300:
+    if sentences != [whole] and len(whole) <= 300:
         queries = [whole, *queries]
     return list(dict.fromkeys(q for q in queries if q)) or [prompt.strip()]
 
