@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from memory.episodic import EpisodicMemory
 from memory.fact import Fact
 from memory.page import PageSettings
@@ -19,12 +17,7 @@ from models.model import Model
 
 def queries(model: Model, prompt: str) -> list[Query]:
     """The prompt's sentences with their address keys. Raises EmptyText."""
-    return [Query(text, key) for text, key in model.encode_query(prompt)]
-
-
-def heard(reading: Reading) -> Tensor | None:
-    """The readout that conditions the decoder: none out of scope."""
-    return reading.code if reading.in_scope else None
+    return [Query(*asked) for asked in model.encode_query(prompt)]
 
 
 class Recall:
@@ -72,7 +65,7 @@ class Recall:
 
     def asks(self, prompts: Sequence[str]) -> list[Ask]:
         """What the decoder gets for each prompt, with the memory as it is."""
-        return [Ask(prompt, heard(self.read(prompt))) for prompt in prompts]
+        return [Ask(prompt, self.read(prompt).readouts) for prompt in prompts]
 
 
 class RecallOne(Recall):
@@ -95,7 +88,5 @@ class Retrieved:
 
     def _augmented(self, prompt: str) -> str:
         reading = self.recall.read(prompt)
-        if not reading.in_scope:
-            return prompt
-        fact = self.recall.memory.get(reading.facts[0][0])
-        return in_prompt([(fact.prompt, fact.target)], prompt)
+        facts = [self.recall.memory.get(fact_id) for fact_id, _ in reading.recalled]
+        return in_prompt([(fact.prompt, fact.target) for fact in facts], prompt)

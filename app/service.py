@@ -82,7 +82,7 @@ class Service:
         started = time.perf_counter()
         found = await self.worker.run(self.model.encode_query, prompt)
         self.metrics.encode.observe(time.perf_counter() - started)
-        reading, version = await self.tenants.read(tenant, [Query(text, key) for text, key in found], exclude)
+        reading, version = await self.tenants.read(tenant, [Query(*asked) for asked in found], exclude)
         self.metrics.read.observe(time.perf_counter() - started)
         self.metrics.scope.labels("in" if reading.in_scope else "out").inc()
         text = None if reading.code is None else await self.worker.run(self.model.read_code, reading.code)
@@ -103,7 +103,7 @@ class Service:
             reading, _, version = await self.query(tenant, prompt, exclude)
         read_s = time.perf_counter() - started
         used = reading is not None and reading.code is not None and (reading.in_scope or use == "on")
-        code = reading.code if reading is not None and used else None
+        code = (reading.readouts or reading.code) if reading is not None and used else None
         generation = await self.worker.run(self.model.generate, prompt, code=code, sampling=sampling)
         self.metrics.generate.observe(generation.total_s)
         self.metrics.first_token.observe(generation.first_token_s)

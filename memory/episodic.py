@@ -25,6 +25,7 @@ from memory.query import Query, Reading
 from memory.scope import Scope, ScopeDecision
 
 SPOKE = 8  # how many facts a reading names
+ASKED = 3  # how many facts one prompt may ask for
 SOLVE_AT = 16  # so many new facts of a page are cheaper solved at once than bordered one by one
 BLOCK_BYTES = 900_000  # of a block's facts: it is committed by one command, and no command passes 1 MiB
 
@@ -260,50 +261,71 @@ class EpisodicMemory:
     def read(self, queries: Sequence[Query], exclude: Collection[str] = ()) -> Reading:
         """Read with the query that fits best; `exclude` answers as if those facts were forgotten.
 
-        A prompt may say several things; each of its sentences is a query, and the best score wins.
+        A prompt may say several things; each of its sentences is a query, and the best score wins. Where it asks several
+        things, each question that is in scope adds its fact.
 
         Raises:
             FactNotFound: an excluded id is unknown.
         """
         for fact_id in exclude:
             self.get(fact_id)
-        left = len(self) - len(set(exclude))
-        keys = torch.stack([query.key for query in queries])
-        nearest = self._directory.nearest(keys, self.scope.candidates + len(set(exclude)))
-        best: tuple[ScopeDecision, Query] | None = None
-        for query, found in zip(queries, nearest, strict=True):
-            candidates = [(self._facts[i], s) for i, s in found if i not in exclude][: self.scope.candidates]
-            decision = self.scope.decide(query.text, candidates, left)
-            if best is None or decision.score > best[0].score:
-                best = (decision, query)
-        assert best is not None, "a prompt gives at least one query"
-        decision, query = best
+        decisions = self._decide(queries, exclude)
+        query, decision = max(zip(queries, decisions, strict=True), key=lambda found: found[1].score)
         if decision.fact is None:
             return Reading(False, decision.score, decision.threshold, 0.0, 1.0, None, (), query.text)
-        sheet = self._sheets[self._page_of[decision.fact.id]]
-        rows = [row for row, fact_id in enumerate(sheet.ids) if fact_id in exclude]
-        page = sheet.page.without(rows)[0] if rows else sheet.page
-        ids = [fact_id for fact_id in sheet.ids if fact_id not in exclude]
-        # The fact's own key, not the query's: scope has said which fact is meant, and a readout at a stored key is the
-        # least noisy one. Weights and variance are those of the query.
-        readout = page.read(query.key)
-        recalled = page.read(decision.fact.key)
+        page, ids = self._page_without(decision.fact.id, exclude)
+        readout = page.read(query.key)  # weights and variance are those of the query
         order = readout.weights.abs().argsort(descending=True)[:SPOKE].tolist()
-        spoke = tuple((ids[row], float(readout.weights[row])) for row in order)
+        asked = self._asked(decision, queries, decisions) if decision.in_scope else []
+        recalled = tuple((fact.id, self._recall(fact, exclude)) for fact in asked)
         return Reading(
             decision.in_scope,
             decision.score,
             decision.threshold,
             decision.similarity,
             readout.variance,
-            recalled.code,
-            spoke,
+            dict(recalled)[decision.fact.id] if recalled else self._recall(decision.fact, exclude),
+            tuple((ids[row], float(readout.weights[row])) for row in order),
             query.text,
+            decision.fact.id,
+            recalled,
         )
+
+    def _decide(self, queries: Sequence[Query], exclude: Collection[str]) -> list[ScopeDecision]:
+        left = len(self) - len(set(exclude))
+        keys = torch.stack([query.key for query in queries])
+        nearest = self._directory.nearest(keys, self.scope.candidates + len(set(exclude)))
+        decisions = []
+        for query, found in zip(queries, nearest, strict=True):
+            candidates = [(self._facts[i], s) for i, s in found if i not in exclude][: self.scope.candidates]
+            decisions.append(self.scope.decide(query.text, candidates, left))
+        return decisions
+
+    def _asked(self, best: ScopeDecision, queries: Sequence[Query], decisions: Sequence[ScopeDecision]) -> list[Fact]:
+        """The facts that the prompt's questions ask for, in their order; the best query's alone unless it is among them."""
+        assert best.fact is not None
+        of_part: dict[int, ScopeDecision] = {}
+        for query, decision in zip(queries, decisions, strict=True):
+            if query.part is not None and decision.in_scope:
+                known = of_part.get(query.part)
+                of_part[query.part] = decision if known is None or decision.score > known.score else known
+        facts = {d.fact.id: d.fact for _, d in sorted(of_part.items(), key=lambda item: item[0]) if d.fact is not None}
+        return list(facts.values())[:ASKED] if best.fact.id in facts else [best.fact]
+
+    def _recall(self, fact: Fact, exclude: Collection[str]) -> torch.Tensor:
+        """The readout at a fact's own key: scope has said which fact is meant, and there a readout is the least noisy."""
+        return self._page_without(fact.id, exclude)[0].read(fact.key).code
+
+    def _page_without(self, fact_id: str, exclude: Collection[str]) -> tuple[Page, list[str]]:
+        """A fact's page and the ids of its rows, solved without the excluded facts."""
+        sheet = self._sheets[self._page_of[fact_id]]
+        rows = [row for row, found in enumerate(sheet.ids) if found in exclude]
+        page = sheet.page.without(rows)[0] if rows else sheet.page
+        return page, [found for found in sheet.ids if found not in exclude]
 
     def recall(self, fact_id: str) -> torch.Tensor:
         """The readout (W,) float64 at a fact's own key. Raises FactNotFound."""
-        return self._sheets[self._page_of[self.get(fact_id).id]].page.read(self.get(fact_id).key).code
+        return self._recall(self.get(fact_id), ())
 
     def dirty_pages(self) -> dict[int, bytes]:
         """Bytes of the pages changed since they were stored, as of this version."""

@@ -9,10 +9,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """One sentence of a prompt and its address key (D,) float32."""
+    """One sentence of a prompt and its address key (D,) float32.
+
+    Attributes:
+        part: which of the prompt's questions it is, where the prompt asks several; None for its other sentences.
+    """
 
     text: str
     key: Tensor
+    part: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +28,12 @@ class Reading:
         score, threshold: of the scope decision; in scope iff score ≥ threshold.
         similarity: cosine of the query with the nearest fact's key; 0 for an empty memory.
         variance: posterior variance at the query; 1 for an empty memory.
-        code: (W,) float64 readout, None where the memory is empty.
+        code: (W,) float64 readout of the best query, None where the memory is empty.
+        fact: id of the fact that the best query asks for, None where the memory is empty.
         facts: (id, weight) of those that spoke most, at most eight.
         query: the sentence that won.
+        recalled: in scope, (fact id, readout) of each question of the prompt, in their order: one, or several where the
+            prompt asks for several facts. Empty out of scope.
     """
 
     in_scope: bool
@@ -36,3 +44,10 @@ class Reading:
     code: Tensor | None
     facts: tuple[tuple[str, float], ...]
     query: str
+    fact: str | None = None
+    recalled: tuple[tuple[str, Tensor], ...] = ()
+
+    @property
+    def readouts(self) -> tuple[Tensor, ...]:
+        """What conditions the decoder: nothing out of scope."""
+        return tuple(code for _, code in self.recalled)

@@ -17,10 +17,13 @@ from models.decoder import Decoder, Forced, Generation, Sampling
 from models.device import pick
 from models.encoder import Encoder
 from models.errors import EmptyText, PromptTooLong, TargetTooLong
-from models.sentences import clean, split
+from models.sentences import clean, questions, split
 
 ENCODER = "minilm-l6"
 MAX_FACT_PROMPT_TOKENS = 256  # the encoder reads no more
+
+
+Readouts = Tensor | Sequence[Tensor] | None  # of one fact, of several, or of none
 
 
 def silent(_: str) -> None:
@@ -106,23 +109,26 @@ class Model:
             raise PromptTooLong("prompt", pieces, self.max_prompt_tokens)
         return self.encoder.keys([clean(prompt)])[0], self.code.encode(tokens)
 
-    def encode_query(self, prompt: str) -> list[tuple[str, Tensor]]:
-        """The prompt's sentences, each with its address key (D,) float32. Raises EmptyText."""
+    def encode_query(self, prompt: str) -> list[tuple[str, Tensor, int | None]]:
+        """The prompt's sentences, each with its address key (D,) float32 and, where the prompt asks several questions,
+        the number of its question. Raises EmptyText."""
         if not prompt.strip():
             raise EmptyText("prompt")
-        sentences = split(prompt)
-        return list(zip(sentences, self.encoder.keys(sentences), strict=True))
+        texts: dict[str, int | None] = dict.fromkeys(split(prompt))
+        texts |= {text: number for number, text in enumerate(questions(prompt))}
+        keys = self.encoder.keys(list(texts))
+        return [(text, key, part) for (text, part), key in zip(texts.items(), keys, strict=True)]
 
     def read_code(self, code: Tensor) -> str:
         """A readout as text: what the clean-up makes of it."""
         return self.decoder.text(self.code.clean(code)).strip()
 
     @torch.inference_mode()
-    def soft_tokens(self, code: Tensor | None) -> Tensor | None:
-        """A readout (W,) to its prefix (P, d); None for no readout, or one without any token."""
-        tokens = self.code.clean(code) if code is not None else []
-        out: Tensor | None = self.prefix(self.decoder.embed(tokens)) if tokens else None
-        return out
+    def soft_tokens(self, readouts: Readouts) -> Tensor | None:
+        """Readouts (W,) to their prefixes (P, d), one after the other; None for none, or none that holds a token."""
+        readouts = () if readouts is None else (readouts,) if isinstance(readouts, Tensor) else readouts
+        answers = [tokens for readout in readouts if (tokens := self.code.clean(readout))]
+        return torch.cat([self.prefix(self.decoder.embed(tokens)) for tokens in answers]) if answers else None
 
     def prompt_tokens(self, prompt: str, max_new_tokens: int) -> list[int]:
         """Token ids of a prompt that leaves room for the answer and a prefix.
@@ -138,8 +144,8 @@ class Model:
             raise PromptTooLong("prompt", len(tokens), room)
         return tokens
 
-    def generate(self, prompt: str, *, code: Tensor | None = None, sampling: Sampling | None = None) -> Generation:
-        """Generate after a prompt, with a readout's prefix or, without one, as the plain model.
+    def generate(self, prompt: str, *, code: Readouts = None, sampling: Sampling | None = None) -> Generation:
+        """Generate after a prompt, with the prefix of a readout or of several or, without one, as the plain model.
 
         Raises:
             EmptyText, PromptTooLong
@@ -147,14 +153,14 @@ class Model:
         return self.generate_batch([prompt], [code], sampling)[0]
 
     def generate_batch(
-        self, prompts: Sequence[str], codes: Sequence[Tensor | None], sampling: Sampling | None = None
+        self, prompts: Sequence[str], codes: Sequence[Readouts], sampling: Sampling | None = None
     ) -> list[Generation]:
         """As `generate`, for several prompts in one padded batch."""
         sampling = sampling or Sampling()
         tokens = [self.prompt_tokens(p, sampling.max_new_tokens) for p in prompts]
         return self.decoder.generate(tokens, [self.soft_tokens(c) for c in codes], [sampling] * len(prompts))
 
-    def force_batch(self, prompts: Sequence[str], targets: Sequence[str], codes: Sequence[Tensor | None]) -> list[Forced]:
+    def force_batch(self, prompts: Sequence[str], targets: Sequence[str], codes: Sequence[Readouts]) -> list[Forced]:
         """Score targets after prompts, teacher-forced."""
         return self.decoder.force(
             [self.decoder.tokens(p) for p in prompts],

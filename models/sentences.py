@@ -20,6 +20,18 @@ _ABBREVIATION = re.compile(
 # What leads from a question to its answer ("It is", "They play") asks for nothing by itself.
 _LEAD = re.compile(r"^(?:it|they|he|she|that|this|those|these|the answer|answer)\b(?:\s+\S+){0,4}$", re.IGNORECASE)
 
+_ASKING = r"who|whom|whose|what|what's|when|where|which|why|how|is|are|was|were|does|do|did|can|will"
+_AND = re.compile(rf"\s*,?\s+(?:and|or)\s+(?=(?:{_ASKING}|in which|at what|on what|by whom|from where)\b)", re.IGNORECASE)
+_LISTED = re.compile(
+    r"^(what (?:is|are|was|were)|what's|tell me|give me|i need|show me)\s+(?:the|its|their)\s+((?:[\w-]+,\s*)*[\w-]+(?: [\w-]+)?)"
+    r",?\s+and\s+(?:the\s+)?([\w-]+(?: [\w-]+)?)\s+((?:of|for|in|at)\s.+)$",
+    re.IGNORECASE,
+)
+# What a first clause says besides its subject.
+_SUBJECT = re.compile(rf"^(?:(?:and|so|please|tell me|do you know)\s+)*(?:(?:{_ASKING}|the|of)\s+)+", re.IGNORECASE)
+_NAMED_LAST = re.compile(r"\s(?<!\bthe\s)([A-Z0-9][\w'’.&-]*(?:\s+(?:(?:of|the|de|von|van|&)\s+)*[A-Z0-9][\w'’.&-]*)*)[?.]?$")
+_PRONOUN = re.compile(r"\b(?:it|its|they|them|their|he|him|his|she|her|there)\b", re.IGNORECASE)
+
 
 def clean(text: str) -> str:
     """A text without markup and labels, in one line."""
@@ -32,14 +44,42 @@ def split(prompt: str) -> list[str]:
 
     The whole comes first. A prompt without any visible text besides markup gives itself.
     """
-    sentences = [s for part in _MARKUP.split(prompt) for s in _sentences(clean(part))]
-    if len(sentences) > 1 and sentences[-2].endswith("?") and _LEAD.match(sentences[-1]):
-        sentences.pop()
+    sentences = _all(prompt)
     whole = clean(prompt)
     queries = sentences[-MAX_SENTENCES:]
     if sentences != [whole] and len(whole) <= 300:
         queries = [whole, *queries]
     return list(dict.fromkeys(q for q in queries if q)) or [prompt.strip()]
+
+
+def questions(prompt: str) -> list[str]:
+    """The questions of a prompt that ends in several, each made to stand alone; empty where it ends in one.
+
+    "Who runs Acme and where is it?" asks "Who runs Acme?" and "where is Acme?"; "What are the price and colour of X?" asks
+    for each; and so do the last sentences, if they are questions one after the other.
+    """
+    parts = _all(prompt)
+    asked: list[str] = []
+    while parts and (parts[-1].endswith("?") or not asked):
+        asked[:0] = _clauses(parts.pop())
+    return asked if len(asked) > 1 else []
+
+
+def _clauses(sentence: str) -> list[str]:
+    if listed := _LISTED.match(sentence):
+        lead, first, second, rest = listed.groups()
+        return [f"{lead} the {what} {rest}" for what in (*re.split(r",\s*", first), second)]
+    clauses = [c.strip(" ,") for c in _AND.split(sentence)]
+    named = _NAMED_LAST.search(clauses[0])
+    subject = named[1] if named else _SUBJECT.sub("", clauses[0]).strip(" ?,.")
+    return [clauses[0], *(_PRONOUN.sub(subject, clause, count=1) if subject else clause for clause in clauses[1:])]
+
+
+def _all(prompt: str) -> list[str]:
+    sentences = [s for part in _MARKUP.split(prompt) for s in _sentences(clean(part))]
+    if len(sentences) > 1 and sentences[-2].endswith("?") and _LEAD.match(sentences[-1]):
+        sentences.pop()
+    return sentences
 
 
 def _sentences(text: str) -> list[str]:

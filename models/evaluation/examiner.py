@@ -33,7 +33,7 @@ class Examiner:
         todo = {key: (ask, target) for key, ask, target in zip(keys, asks, targets, strict=True) if key not in self._forced}
         for chunk in _chunks(list(todo.items()), lambda item: len(item[0][0])):
             asked, wanted = [ask for _, (ask, _) in chunk], [target for _, (_, target) in chunk]
-            found = self.model.force_batch([a.prompt for a in asked], wanted, [a.code for a in asked])
+            found = self.model.force_batch([a.prompt for a in asked], wanted, [a.readouts for a in asked])
             self._forced.update({key: f for (key, _), f in zip(chunk, found, strict=True)})
         answers = [self._forced[key] for key in keys]
         self._trim()
@@ -45,7 +45,7 @@ class Examiner:
         todo = {key: ask for key, ask in zip(keys, asks, strict=True) if key not in self._said}
         for chunk in _chunks(list(todo.items()), lambda item: len(item[0][0])):
             sampling = Sampling(max_new_tokens=max_new_tokens)
-            found = self.model.generate_batch([a.prompt for _, a in chunk], [a.code for _, a in chunk], sampling)
+            found = self.model.generate_batch([a.prompt for _, a in chunk], [a.readouts for _, a in chunk], sampling)
             self._said.update({key: g.text for (key, _), g in zip(chunk, found, strict=True)})
         answers = [self._said[key] for key in keys]
         self._trim()
@@ -58,7 +58,7 @@ class Examiner:
 
 
 def _bytes(ask: Ask) -> bytes:
-    return b"" if ask.code is None else ask.code.numpy().tobytes()
+    return b"".join(readout.numpy().tobytes() for readout in ask.readouts)
 
 
 def _chunks(items: list[T], length: Callable[[T], int]) -> list[list[T]]:

@@ -13,10 +13,10 @@ from models.evaluation.records import Record
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """A prompt as the decoder gets it, with the memory's readout (W,) or None for the plain model."""
+    """A prompt as the decoder gets it, with the memory's readouts (W,): none for the plain model."""
 
     prompt: str
-    code: Tensor | None = None
+    readouts: tuple[Tensor, ...] = ()
 
 
 class System(Protocol):

@@ -153,3 +153,16 @@ def test_excluding_a_fact_reads_as_if_it_was_forgotten() -> None:
         never.apply([never.plan_write(fact(seed))])
     query = [Query("prompt 2", unit(2))]
     assert memory.read(query, exclude=["f0002"]).facts[0][0] == never.read(query).facts[0][0]
+
+
+def test_each_question_of_a_prompt_recalls_its_fact_and_out_of_scope_nothing_is_recalled() -> None:
+    memory = EpisodicMemory(DIM, SMALL, Scope())
+    for seed in range(3):
+        memory.apply([memory.plan_write(fact(seed))])
+    both = memory.read([Query("prompt 2", unit(2), 0), Query("prompt 0", unit(0), 1), Query("both", unit(50), None)])
+    assert [fact_id for fact_id, _ in both.recalled] == ["f0002", "f0000"]
+    one = memory.read([Query("prompt 2", unit(2), 0), Query("nothing", unit(60), 1)])
+    assert [fact_id for fact_id, _ in one.recalled] == ["f0002"]
+    assert torch.equal(one.readouts[0], memory.recall("f0002"))
+    out = memory.read([Query("nothing", unit(60))])
+    assert not out.in_scope and out.recalled == () and out.readouts == ()

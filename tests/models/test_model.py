@@ -21,7 +21,7 @@ def test_a_target_is_read_back_from_its_code() -> None:
 
 def test_a_fact_and_a_query_of_the_same_text_have_the_same_key() -> None:
     text = "The capital of Acme is"
-    queries = dict(MODEL.encode_query(f"Does it rain? {text}"))
+    queries = {asked: key for asked, key, _ in MODEL.encode_query(f"Does it rain? {text}")}
     assert torch.allclose(queries[text], MODEL.encode_fact(text, "x")[0], atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.sentences import MAX_SENTENCES, clean, split
+from models.sentences import MAX_SENTENCES, clean, questions, split
 from tests.models import toys
 
 ASKED = "Where is the key?"
@@ -82,3 +82,21 @@ def test_the_decoders_own_chat_template_leaves_the_question_alone() -> None:
 @pytest.mark.parametrize("prompt", ["<|im_start|>user\n", "\n\n?"])
 def test_a_prompt_without_a_sentence_gives_itself(prompt: str) -> None:
     assert split(prompt) == [prompt.strip()]
+
+
+def test_what_leads_to_an_answer_asks_for_nothing_by_itself() -> None:
+    assert split("What does Pan Ron play? They play") == ["What does Pan Ron play? They play", "What does Pan Ron play?"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        ("Who runs Acme and where is it?", ["Who runs Acme", "where is Acme?"]),
+        ("Hi. What is the code? Who owns the key?", ["What is the code?", "Who owns the key?"]),
+        ("Tell me the owner, budget and deadline of project X.", [f"Tell me the {w} of project X." for w in ("owner", "budget", "deadline")]),
+        ("Who wrote Pride and Prejudice?", []),
+        ("I am new here. Where is the key?", []),
+    ],
+)
+def test_a_prompt_that_asks_several_things_gives_its_questions(prompt: str, asked: list[str]) -> None:
+    assert questions(prompt) == asked
