@@ -93,7 +93,10 @@ def test_what_leads_to_an_answer_asks_for_nothing_by_itself() -> None:
     [
         ("Who runs Acme and where is it?", ["Who runs Acme", "where is Acme?"]),
         ("Hi. What is the code? Who owns the key?", ["What is the code?", "Who owns the key?"]),
-        ("Tell me the owner, budget and deadline of project X.", [f"Tell me the {w} of project X." for w in ("owner", "budget", "deadline")]),
+        (
+            "Tell me the owner, budget and deadline of project X.",
+            [f"Tell me the {what} of project X." for what in ("owner", "budget", "deadline")],
+        ),
         ("Who wrote Pride and Prejudice?", []),
         ("I am new here. Where is the key?", []),
     ],
