@@ -9,9 +9,10 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
-from app.errors import NotReady, TimedOut, Unauthorized
+from app.errors import ClientGone, NotReady, TimedOut, Unauthorized
 from app.service import Service
 from app.settings import Settings
+from app.turns import TENANT
 
 T = TypeVar("T")
 
@@ -32,24 +33,48 @@ async def tenant_of(request: Request) -> str:
     """The tenant of the request's API key; `default` when no keys are configured. Every key is compared, in constant time."""
     keys = (await settings_of(request)).tenants_by_key
     if not keys:
-        request.scope["tenant"] = "default"
-        return "default"
+        return _remember(request, "default")
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     offered = (token if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")).strip().encode()
     found = [tenant for key, tenant in keys.items() if hmac.compare_digest(key.encode(), offered)]
     if not found:
         raise Unauthorized
-    request.scope["tenant"] = found[0]
-    return found[0]
+    return _remember(request, found[0])
 
 
-async def within(settings: Settings, work: Awaitable[T]) -> T:
-    """Await under the request's deadline. Raises TimedOut."""
+def _remember(request: Request, tenant: str) -> str:
+    request.scope["tenant"] = tenant
+    TENANT.set(tenant)  # the request's jobs wait in this tenant's line
+    return tenant
+
+
+async def within(settings: Settings, work: Awaitable[T], timeout_s: float | None = None) -> T:
+    """Await under the server's deadline, or the request's own if that is shorter. Raises TimedOut."""
+    limit_s = min(settings.request_timeout_s, timeout_s or settings.request_timeout_s)
     try:
-        async with asyncio.timeout(settings.request_timeout_s):
+        async with asyncio.timeout(limit_s):
             return await work
     except TimeoutError:
-        raise TimedOut(f"the request took longer than {settings.request_timeout_s:g} s") from None
+        raise TimedOut(f"the request took longer than {limit_s:g} s") from None
+
+
+async def attended(request: Request, work: Awaitable[T]) -> T:
+    """Await while the client is there; when it goes away the work is cancelled. Raises ClientGone."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 Configured = Annotated[Settings, Depends(settings_of)]

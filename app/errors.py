@@ -22,6 +22,10 @@ class TimedOut(Exception):
     """The request's deadline passed."""
 
 
+class ClientGone(Exception):
+    """The client closed the connection; no one reads the answer."""
+
+
 class Unauthorized(Exception):
     """No API key, or none that is known."""
 
@@ -62,11 +66,13 @@ TABLE: dict[type[BaseException], Problem] = {
     memory.FingerprintMismatch: Problem(503, "memory_of_another_model", "The stored memory belongs to another model"),
     QueueFull: Problem(429, "queue_full", "The server is busy", "the inference queue is full; try again shortly", 1),
     TimedOut: Problem(504, "timeout", "The request took too long"),
+    ClientGone: Problem(499, "client_gone", "The client is gone"),
     Unauthorized: Problem(401, "unauthorized", "An API key is needed", "send a known key as 'Authorization: Bearer …' or 'X-API-Key: …'"),
     NotReady: Problem(503, "not_ready", "The server is not ready", "the server is starting or draining", 2),
     BodyTooLarge: Problem(413, "body_too_large", "The request body is too large"),
     UnsupportedMediaType: Problem(415, "unsupported_media_type", "The body must be JSON"),
 }
+MALFORMED = Problem(400, "malformed_json", "The body is not JSON")
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -110,7 +116,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     ]
     if any(e["type"] == "json_invalid" for e in error.errors()):
         request.scope["error_code"] = "malformed_json"
-        return document(Problem(400, "malformed_json", "The body is not JSON"), found[0]["message"], _request_id(request))
+        return document(MALFORMED, found[0]["message"], _request_id(request))
     detail = "; ".join(f"{e['field'] or 'body'}: {e['message']}" for e in found)
     return document(Problem(422, "invalid_request", "The request is invalid"), detail, _request_id(request), errors=found)
 

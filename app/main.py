@@ -57,7 +57,14 @@ async def open_service(settings: Settings, metrics: Metrics, stack: AsyncExitSta
     await asyncio.to_thread(settings.data_dir.mkdir, parents=True, exist_ok=True)
     store = await open_store(settings, metrics, stack)
     model = await asyncio.to_thread(load, settings)
-    worker = InferenceWorker(settings.queue_size, metrics.queue_wait.observe)
+    worker = InferenceWorker(
+        settings.queue_size,
+        metrics.queue_wait.observe,
+        observe_batch=lambda kind, size: metrics.batch.labels(kind).observe(size),
+        batch=model.decoder.batch,
+        batch_size=settings.batch_size,
+        batch_tokens=settings.batch_tokens,
+    )
     worker.start()
     stack.push_async_callback(worker.close)
     scope = Scope() if settings.scope_threshold is None else replace(Scope(), threshold=settings.scope_threshold, rise=0.0)

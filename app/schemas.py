@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 FactId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Scalar = str | int | float | bool | None
 
 
@@ -82,11 +83,14 @@ class Scope(BaseModel):
 class Weight(BaseModel):
     id: str
     weight: float
+    similarity: float | None = Field(description="cosine of the query with the fact's key")
 
 
 class QueryIn(Body):
     prompt: str = Field(max_length=100_000)
     exclude: list[FactId] = Field(default_factory=list, max_length=256)
+    include_only: list[FactId] | None = Field(None, max_length=256)
+    timeout_s: float | None = Field(None, gt=0)
 
 
 class QueryOut(BaseModel):
@@ -100,12 +104,25 @@ class QueryOut(BaseModel):
 class GenerateIn(Body):
     prompt: str = Field(max_length=100_000, examples=["Who runs Acme Rockets?"])
     max_new_tokens: int = Field(64, ge=1)
-    temperature: float = Field(0.0, ge=0.0, le=2.0)
+    temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=0, description="0 keeps all tokens")
     seed: int | None = Field(None, ge=0, lt=2**63)
-    stop: list[Annotated[str, StringConstraints(min_length=1, max_length=64)]] = Field(default_factory=list, max_length=8)
+    stop: list[Stop] = Field(default_factory=list, max_length=8)
+    logprobs: int | None = Field(None, ge=0, le=20, description="how many alternatives to name beside each token")
     memory: Literal["auto", "on", "off"] = "auto"
-    exclude: list[FactId] = Field(default_factory=list, max_length=256)
+    exclude: list[FactId] = Field(default_factory=list, max_length=256, description="answer as if these facts were forgotten")
+    include_only: list[FactId] | None = Field(None, max_length=256, description="answer as if there were only these facts")
+    timeout_s: float | None = Field(None, gt=0, description="an earlier deadline than the server's: 504 when it passes")
+    stream: bool = Field(False, description="answer with server-sent events: memory, token …, done")
+
+
+class TokenLogProbs(BaseModel):
+    """A token, its log-probability at temperature 1, and the likeliest tokens there."""
+
+    token: str
+    logprob: float
+    top: list[tuple[str, float]]
 
 
 class MemoryUse(BaseModel):
@@ -133,6 +150,7 @@ class GenerateOut(BaseModel):
     finish_reason: Literal["stop", "length"]
     usage: Usage
     timings: GenerateTimings
+    logprobs: list[TokenLogProbs] | None = None
 
 
 class Problem(BaseModel):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
 from ulid import ULID
 
 from app.metrics import Metrics
 from app.tenants import Committed, Tenants
-from app.worker import InferenceWorker
+from app.worker import InferenceWorker, Spoken
+from app.writes import Writes
+from memory.episodic import EpisodicMemory
+from memory.errors import FactNotFound
 from memory.fact import Fact, Scalar
 from memory.query import Query, Reading
-from models.decoder import Generation, Sampling
-from models.model import Model
+from models.model import Asked, Model, asked_by
+from models.sampling import Generation, Sampling
 
 Use = Literal["auto", "on", "off"]
 
@@ -36,12 +41,45 @@ class Forgotten:
 
 
 @dataclass(frozen=True)
-class Answered:
-    generation: Generation
+class Request:
+    """What is asked of the model.
+
+    Attributes:
+        use: `auto` uses the memory where it is in scope, `on` always, `off` never.
+        exclude, include_only: ids of facts; the answer is what it would be without the others.
+        asks: texts that may ask for a fact, tried in order until one is in scope; empty: the prompt.
+    """
+
+    prompt: str
+    sampling: Sampling = field(default_factory=Sampling)
+    use: Use = "auto"
+    exclude: Sequence[str] = ()
+    include_only: Sequence[str] | None = None
+    asks: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Read:
+    """A prompt understood, and what the memory says to it.
+
+    Attributes:
+        reading: None where the memory was not asked.
+        used: whether the memory conditions the answer.
+        similarities: cosine of the query with each fact that spoke.
+    """
+
+    tokens: list[int]
     reading: Reading | None
     used: bool
     version: int
-    read_s: float
+    similarities: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    generation: Generation
+    read: Read
     total_s: float
 
 
@@ -50,6 +88,7 @@ class Service:
 
     def __init__(self, model: Model, tenants: Tenants, worker: InferenceWorker, metrics: Metrics) -> None:
         self.model, self.tenants, self.worker, self.metrics = model, tenants, worker, metrics
+        self.writes = Writes(tenants)
 
     async def teach(
         self, tenant: str, prompt: str, target: str, *, fact_id: str | None = None, metadata: Mapping[str, Scalar] | None = None
@@ -60,10 +99,10 @@ class Service:
             EmptyText, PromptTooLong, TargetTooLong, DuplicateId, StoreUnavailable, VersionConflict, QueueFull
         """
         started = time.perf_counter()
-        key, code = await self.worker.run(self.model.encode_fact, prompt, target)
+        key, code = await self.worker.run_together(self.model.encode_facts, (prompt, target))
         encode_s = time.perf_counter() - started
         fact = Fact(fact_id or str(ULID()), prompt, target, key, code, time.time(), dict(metadata or {}))
-        committed = await self.tenants.write(tenant, fact)
+        committed = await self.writes.write(tenant, fact)
         assert committed.change.fact is not None
         total_s = time.perf_counter() - started
         self._observe("write", encode_s, committed, total_s)
@@ -77,39 +116,76 @@ class Service:
         self._observe("forget", 0.0, committed, total_s)
         return Forgotten(committed, time.time(), total_s)
 
-    async def query(self, tenant: str, prompt: str, exclude: Sequence[str] = ()) -> tuple[Reading, str | None, int]:
-        """Read without generating: the reading, the readout as text, the memory's version."""
-        started = time.perf_counter()
-        found = await self.worker.run(self.model.encode_query, prompt)
-        self.metrics.encode.observe(time.perf_counter() - started)
-        reading, version = await self.tenants.read(tenant, [Query(*asked) for asked in found], exclude)
-        self.metrics.read.observe(time.perf_counter() - started)
-        self.metrics.scope.labels("in" if reading.in_scope else "out").inc()
-        text = None if reading.code is None else await self.worker.run(self.model.read_code, reading.code)
-        return reading, text, version
+    async def read(self, tenant: str, asked: Request) -> Read:
+        """Understand a prompt and read the memory with it.
 
-    async def generate(
-        self, tenant: str, prompt: str, sampling: Sampling, *, use: Use = "auto", exclude: Sequence[str] = ()
-    ) -> Answered:
+        Raises:
+            EmptyText, PromptTooLong, FactNotFound (an excluded or included id), QueueFull
+        """
+        started = time.perf_counter()
+        asks = [asked_by(text) for text in asked.asks or [asked.prompt]] if asked.use != "off" else []
+        sentences = tuple(dict.fromkeys(text for texts in asks for text in texts))
+        prompt = Asked(asked.prompt, asked.sampling.max_new_tokens, sentences)
+        understood = await self.worker.run_together(self.model.encode_prompts, prompt)
+        self.metrics.encode.observe(time.perf_counter() - started)
+        memory = (await self.tenants.get(tenant)).memory
+        reading, version, similarities = None, memory.version, {}
+        keys = dict(understood.queries)
+        if asked.use != "off":
+            exclude = excluded(memory, asked)
+            for texts in asks:
+                queries = [Query(text, keys[text], part) for text, part in texts.items()]
+                reading, version = await self.tenants.read(tenant, queries, exclude)
+                if reading.in_scope:
+                    break
+            assert reading is not None
+            self.metrics.scope.labels("in" if reading.in_scope else "out").inc()
+            similarities = self._similarities(memory, reading, keys)
+        used = reading is not None and reading.code is not None and (reading.in_scope or asked.use == "on")
+        seconds = time.perf_counter() - started
+        self.metrics.read.observe(seconds)
+        return Read(understood.tokens, reading, used, version, similarities, seconds)
+
+    @staticmethod
+    def _similarities(memory: EpisodicMemory, reading: Reading, keys: Mapping[str, Tensor]) -> dict[str, float]:
+        query = keys[reading.query].numpy()
+        with suppress(FactNotFound):  # one of them was forgotten meanwhile
+            return {fact_id: float(memory.get(fact_id).key.numpy() @ query) for fact_id, _ in reading.facts}
+        return {}
+
+    async def readout(self, read: Read) -> str | None:
+        """What the memory says, as text."""
+        code = read.reading.code if read.reading else None
+        return None if code is None else await self.worker.run(self.model.read_code, code)
+
+    def speak(self, read: Read, sampling: Sampling, *, each_token: bool = False) -> AsyncGenerator[Spoken]:
+        """Generate after a prompt that was read. Raises QueueFull at once."""
+        readouts = (read.reading.readouts or read.reading.code) if read.reading and read.used else None
+        return self._measured(self.worker.speak(lambda: self.model.sequence(read.tokens, readouts, sampling), each_token=each_token))
+
+    async def _measured(self, spoken: AsyncGenerator[Spoken]) -> AsyncGenerator[Spoken]:
+        async with aclosing(spoken) as steps:
+            async for step in steps:
+                if (made := step.generation) is not None:
+                    self.metrics.generate.observe(made.total_s)
+                    self.metrics.first_token.observe(made.first_token_s)
+                    self.metrics.tokens.inc(made.completion_tokens)
+                    self.metrics.prompt_tokens.inc(made.prompt_tokens)
+                yield step
+
+    async def generate(self, tenant: str, asked: Request) -> Answered:
         """Generate, with what the memory says where it is in scope; out of scope the plain model answers.
 
         Raises:
-            EmptyText, PromptTooLong, FactNotFound (an excluded id), QueueFull
+            EmptyText, PromptTooLong, FactNotFound (an excluded or included id), QueueFull
         """
         started = time.perf_counter()
-        await self.worker.run(self.model.prompt_tokens, prompt, sampling.max_new_tokens)  # refuse before reading
-        reading, version = None, (await self.tenants.get(tenant)).memory.version
-        if use != "off":
-            reading, _, version = await self.query(tenant, prompt, exclude)
-        read_s = time.perf_counter() - started
-        used = reading is not None and reading.code is not None and (reading.in_scope or use == "on")
-        code = (reading.readouts or reading.code) if reading is not None and used else None
-        generation = await self.worker.run(self.model.generate, prompt, code=code, sampling=sampling)
-        self.metrics.generate.observe(generation.total_s)
-        self.metrics.first_token.observe(generation.first_token_s)
-        self.metrics.tokens.inc(generation.completion_tokens)
-        self.metrics.prompt_tokens.inc(generation.prompt_tokens)
-        return Answered(generation, reading, used, version, read_s, time.perf_counter() - started)
+        read = await self.read(tenant, asked)
+        async with aclosing(self.speak(read, asked.sampling)) as steps:
+            async for step in steps:
+                if step.generation is not None:
+                    return Answered(step.generation, read, time.perf_counter() - started)
+        raise AssertionError("a text ends with its generation")
 
     def _observe(self, operation: str, encode_s: float, committed: Committed, total_s: float) -> None:
         phases = {"encode": encode_s, "solve": committed.solve_s, "commit": committed.commit_s, "total": total_s}
@@ -123,3 +199,12 @@ class Service:
             self.metrics.encode.observe(encode_s)
             self.metrics.changes.labels("written").inc()
             self.metrics.changes.labels("superseded").inc(len(committed.change.forgets))
+
+
+def excluded(memory: EpisodicMemory, asked: Request) -> Collection[str]:
+    """The ids of facts that must not speak. Raises FactNotFound for an unknown included id."""
+    if asked.include_only is None:
+        return frozenset(asked.exclude)
+    for fact_id in asked.include_only:
+        memory.get(fact_id)
+    return frozenset(f.id for f in memory.facts(limit=len(memory))) - frozenset(asked.include_only) | frozenset(asked.exclude)

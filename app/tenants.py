@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -133,7 +133,7 @@ class Tenants:
         assert isinstance(outcome, Committed)
         return outcome
 
-    async def read(self, name: str, queries: Sequence[Query], exclude: Sequence[str] = ()) -> tuple[Reading, int]:
+    async def read(self, name: str, queries: Sequence[Query], exclude: Collection[str] = ()) -> tuple[Reading, int]:
         """Read a tenant's memory; also the version read."""
         tenant = await self.get(name)
         async with tenant.lock:  # a change in the making works on the same pages

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -16,8 +18,9 @@ from models.code import SlotCode
 from models.decoder import Decoder, Forced, Generation, Sampling
 from models.device import pick
 from models.encoder import Encoder
-from models.errors import EmptyText, PromptTooLong, TargetTooLong
+from models.errors import EmptyText, ModelError, PromptTooLong, TargetTooLong
 from models.sentences import clean, questions, split
+from models.sequence import TextSequence
 
 ENCODER = "minilm-l6"
 MAX_FACT_PROMPT_TOKENS = 256  # the encoder reads no more
@@ -36,6 +39,29 @@ def hush() -> None:
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers'
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt, room for its answer, and the sentences that may ask for a fact."""
+
+    prompt: str
+    max_new_tokens: int
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Understood:
+    """A prompt's token ids, and its sentences with their address keys (D,) float32."""
+
+    tokens: list[int]
+    queries: tuple[tuple[str, Tensor], ...]
+
+
+def asked_by(prompt: str) -> dict[str, int | None]:
+    """The texts of a prompt that may ask for a fact; with the number of its question, where the prompt asks several."""
+    texts: dict[str, int | None] = dict.fromkeys(split(prompt))
+    return texts | {text: number for number, text in enumerate(questions(prompt))}
 
 
 class Model:
@@ -97,25 +123,48 @@ class Model:
         Raises:
             EmptyText, PromptTooLong, TargetTooLong
         """
+        (outcome,) = self.encode_facts([(prompt, target)])
+        if isinstance(outcome, ModelError):
+            raise outcome
+        return outcome
+
+    def encode_facts(self, facts: Sequence[tuple[str, str]]) -> list[tuple[Tensor, Tensor] | ModelError]:
+        """As `encode_fact`, for several (prompt, target) with one forward pass; what is wrong with a fact stands in its place."""
+        codes = [self._encode_target(prompt, target) for prompt, target in facts]
+        prompts = [clean(prompt) for (prompt, _), code in zip(facts, codes, strict=True) if isinstance(code, Tensor)]
+        keys = iter(self.encoder.keys(prompts) if prompts else ())
+        return [(next(keys), code) if isinstance(code, Tensor) else code for code in codes]
+
+    def _encode_target(self, prompt: str, target: str) -> Tensor | ModelError:
         if not clean(prompt):
-            raise EmptyText("prompt")
+            return EmptyText("prompt")
         if not target.strip():
-            raise EmptyText("target")
+            return EmptyText("target")
         tokens = self.decoder.answer_tokens(target.strip())
         if len(tokens) > self.max_target_tokens:
-            raise TargetTooLong(len(tokens), self.max_target_tokens)
+            return TargetTooLong(len(tokens), self.max_target_tokens)
         pieces = len(self.encoder.tokenizer(prompt)["input_ids"])
         if pieces > self.max_prompt_tokens:
-            raise PromptTooLong("prompt", pieces, self.max_prompt_tokens)
-        return self.encoder.keys([clean(prompt)])[0], self.code.encode(tokens)
+            return PromptTooLong("prompt", pieces, self.max_prompt_tokens)
+        return self.code.encode(tokens)
+
+    def encode_prompts(self, prompts: Sequence[Asked]) -> list[Understood | ModelError]:
+        """Token ids of prompts, and the address keys of what they ask, with one forward pass for all."""
+        tokens = [self._prompt_tokens(asked.prompt, asked.max_new_tokens) for asked in prompts]
+        good = [asked for asked, ids in zip(prompts, tokens, strict=True) if not isinstance(ids, ModelError)]
+        sentences = [sentence for asked in good for sentence in asked.sentences]
+        keys = iter(zip(sentences, self.encoder.keys(sentences) if sentences else (), strict=True))
+        return [
+            ids if isinstance(ids, ModelError) else Understood(ids, tuple(islice(keys, len(asked.sentences))))
+            for asked, ids in zip(prompts, tokens, strict=True)
+        ]
 
     def encode_query(self, prompt: str) -> list[tuple[str, Tensor, int | None]]:
         """The prompt's sentences, each with its address key (D,) float32 and, where the prompt asks several questions,
         the number of its question. Raises EmptyText."""
         if not prompt.strip():
             raise EmptyText("prompt")
-        texts: dict[str, int | None] = dict.fromkeys(split(prompt))
-        texts |= {text: number for number, text in enumerate(questions(prompt))}
+        texts = asked_by(prompt)
         keys = self.encoder.keys(list(texts))
         return [(text, key, part) for (text, part), key in zip(texts.items(), keys, strict=True)]
 
@@ -136,13 +185,21 @@ class Model:
         Raises:
             EmptyText, PromptTooLong
         """
+        tokens = self._prompt_tokens(prompt, max_new_tokens)
+        if isinstance(tokens, ModelError):
+            raise tokens
+        return tokens
+
+    def _prompt_tokens(self, prompt: str, max_new_tokens: int) -> list[int] | ModelError:
         if not prompt.strip():
-            raise EmptyText("prompt")
+            return EmptyText("prompt")
         tokens = self.decoder.tokens(prompt)
         room = self.context_tokens - max_new_tokens - self.max_target_tokens - 16
-        if len(tokens) > room:
-            raise PromptTooLong("prompt", len(tokens), room)
-        return tokens
+        return tokens if len(tokens) <= room else PromptTooLong("prompt", len(tokens), room)
+
+    def sequence(self, tokens: Sequence[int], code: Readouts, sampling: Sampling) -> TextSequence:
+        """A prompt's tokens, with a readout's prefix or without one, ready to join a batch of the decoder."""
+        return self.decoder.sequence(tokens, self.soft_tokens(code), sampling)
 
     def generate(self, prompt: str, *, code: Readouts = None, sampling: Sampling | None = None) -> Generation:
         """Generate after a prompt, with the prefix of a readout or of several or, without one, as the plain model.

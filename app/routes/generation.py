@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
-from fastapi.exceptions import RequestValidationError
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
 
-from app.deps import Configured, Serving, TenantName, within
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from app import schemas
+from app.deps import Configured, Serving, TenantName, attended, within
+from app.errors import TimedOut, describe
 from app.routes.facts import REFUSED, VERSION
-from app.schemas import GenerateIn, GenerateOut, GenerateTimings, MemoryUse, Problem, QueryIn, QueryOut, Scope, Usage, Weight
+from app.schemas import GenerateIn, GenerateOut, GenerateTimings, MemoryUse, Problem, QueryIn, QueryOut, TokenLogProbs, Usage, Weight
+from app.service import Answered, Read, Service
+from app.service import Request as Ask
+from app.settings import Settings
 from memory.query import Reading
-from models.decoder import Sampling
+from models.sampling import Generation, Sampling, TokenLogProb
 
 router = APIRouter(tags=["generation"])
+EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "events: memory, token, done, error"}}}
 
 
-def _scope(reading: Reading) -> Scope:
-    return Scope(
+def check_length(asked: int, settings: Settings, field: str) -> None:
+    """Raises RequestValidationError with both numbers."""
+    if asked > settings.max_new_tokens:
+        message = f"got {asked}, the limit is {settings.max_new_tokens}"
+        raise RequestValidationError([{"type": "too_many_tokens", "loc": ("body", field), "msg": message}])
+
+
+def scope_of(reading: Reading) -> schemas.Scope:
+    return schemas.Scope(
         in_scope=reading.in_scope,
         score=reading.score,
         threshold=reading.threshold,
@@ -24,8 +44,41 @@ def _scope(reading: Reading) -> Scope:
     )
 
 
-def _weights(reading: Reading) -> list[Weight]:
-    return [Weight(id=fact_id, weight=weight) for fact_id, weight in reading.facts]
+def weights_of(read: Read) -> list[Weight]:
+    facts = read.reading.facts if read.reading else ()
+    return [Weight(id=i, weight=weight, similarity=read.similarities.get(i)) for i, weight in facts]
+
+
+def memory_of(read: Read) -> MemoryUse:
+    """What an answer tells of the memory."""
+    return MemoryUse(
+        used=read.used, scope=scope_of(read.reading) if read.reading else None, facts=weights_of(read) if read.used else []
+    )
+
+
+def usage_of(made: Generation) -> Usage:
+    return Usage(
+        prompt_tokens=made.prompt_tokens,
+        completion_tokens=made.completion_tokens,
+        total_tokens=made.prompt_tokens + made.completion_tokens,
+    )
+
+
+def log_probs_of(service: Service, found: tuple[TokenLogProb, ...]) -> list[TokenLogProbs]:
+    text = service.model.decoder.text
+    return [
+        TokenLogProbs(token=text([p.token_id]), logprob=p.log_prob, top=[(text([i]), value) for i, value in p.top])
+        for p in found
+    ]
+
+
+def _timings(answered: Answered) -> GenerateTimings:
+    return GenerateTimings(
+        read_ms=1e3 * answered.read.seconds,
+        first_token_ms=1e3 * answered.generation.first_token_s,
+        generate_ms=1e3 * answered.generation.total_s,
+        total_ms=1e3 * answered.total_s,
+    )
 
 
 @router.post("/query", responses=REFUSED | {404: {"model": Problem}})
@@ -33,44 +86,75 @@ async def query(
     body: QueryIn, response: Response, service: Serving, settings: Configured, tenant: TenantName
 ) -> QueryOut:
     """Read the memory without generating: is the prompt in scope, which facts speak, what does the readout say?"""
-    reading, text, version = await within(settings, service.query(tenant, body.prompt, body.exclude))
-    response.headers[VERSION] = str(version)
+    asked = Ask(body.prompt, exclude=body.exclude, include_only=body.include_only)
+    read = await within(settings, service.read(tenant, asked), body.timeout_s)
+    assert read.reading is not None
+    response.headers[VERSION] = str(read.version)
     return QueryOut(
-        scope=_scope(reading), facts=_weights(reading), readout=text, query=reading.query, version=version
+        scope=scope_of(read.reading),
+        facts=weights_of(read),
+        readout=await within(settings, service.readout(read), body.timeout_s),
+        query=read.reading.query,
+        version=read.version,
     )
 
 
-@router.post("/generate", responses=REFUSED | {404: {"model": Problem}})
+@router.post("/generate", responses=REFUSED | {200: {"content": EVENTS}, 404: {"model": Problem}}, response_model=GenerateOut)
 async def generate(
-    body: GenerateIn, response: Response, service: Serving, settings: Configured, tenant: TenantName
-) -> GenerateOut:
+    body: GenerateIn, request: Request, response: Response, service: Serving, settings: Configured, tenant: TenantName
+) -> GenerateOut | EventSourceResponse:
     """Generate. Where the prompt asks for a fact, the memory conditions the decoder; elsewhere the plain model answers."""
-    if body.max_new_tokens > settings.max_new_tokens:
-        message = f"got {body.max_new_tokens}, the limit is {settings.max_new_tokens}"
-        raise RequestValidationError([{"type": "too_many_tokens", "loc": ("body", "max_new_tokens"), "msg": message}])
-    sampling = Sampling(body.max_new_tokens, body.temperature, body.top_p, body.seed, tuple(body.stop))
-    answered = await within(
-        settings, service.generate(tenant, body.prompt, sampling, use=body.memory, exclude=body.exclude)
+    check_length(body.max_new_tokens, settings, "max_new_tokens")
+    sampling = Sampling(
+        body.max_new_tokens, body.temperature, body.top_p, body.seed, tuple(body.stop), body.top_k, body.logprobs
     )
-    response.headers[VERSION] = str(answered.version)
-    made, reading = answered.generation, answered.reading
+    asked = Ask(body.prompt, sampling, body.memory, body.exclude, body.include_only)
+    if body.stream:
+        return await _stream(body, asked, service, settings, tenant)
+    answered = await within(settings, attended(request, service.generate(tenant, asked)), body.timeout_s)
+    response.headers[VERSION] = str(answered.read.version)
+    made = answered.generation
     return GenerateOut(
         text=made.text,
-        memory=MemoryUse(
-            used=answered.used,
-            scope=_scope(reading) if reading else None,
-            facts=_weights(reading) if reading and answered.used else [],
-        ),
+        memory=memory_of(answered.read),
         finish_reason=made.finish_reason,
-        usage=Usage(
-            prompt_tokens=made.prompt_tokens,
-            completion_tokens=made.completion_tokens,
-            total_tokens=made.prompt_tokens + made.completion_tokens,
-        ),
-        timings=GenerateTimings(
-            read_ms=1e3 * answered.read_s,
-            first_token_ms=1e3 * made.first_token_s,
-            generate_ms=1e3 * made.total_s,
-            total_ms=1e3 * answered.total_s,
-        ),
+        usage=usage_of(made),
+        timings=_timings(answered),
+        logprobs=None if body.logprobs is None else log_probs_of(service, made.log_probs),
     )
+
+
+async def _stream(body: GenerateIn, asked: Ask, service: Service, settings: Settings, tenant: str) -> EventSourceResponse:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    limit_s = min(settings.request_timeout_s, body.timeout_s or settings.request_timeout_s)
+    read = await within(settings, service.read(tenant, asked), limit_s)
+    steps = service.speak(read, asked.sampling, each_token=True)
+
+    async def events() -> AsyncIterator[ServerSentEvent]:
+        yield _event("memory", memory_of(read).model_dump())
+        said, told = "", 0
+        try:
+            async with asyncio.timeout_at(started + limit_s), aclosing(steps):
+                async for step in steps:
+                    fresh = step.log_probs[told:]
+                    if step.text != said or fresh:
+                        data: dict[str, Any] = {"text": step.text[len(said) :]}
+                        if asked.sampling.logprobs is not None:
+                            data["logprobs"] = [p.model_dump() for p in log_probs_of(service, fresh)]
+                        said, told = step.text, len(step.log_probs)
+                        yield _event("token", data)
+                    if (made := step.generation) is not None:
+                        timings = _timings(Answered(made, read, loop.time() - started))
+                        done = {"finish_reason": made.finish_reason, "usage": usage_of(made), "timings": timings}
+                        yield _event("done", {k: v if isinstance(v, str) else v.model_dump() for k, v in done.items()})
+        except TimeoutError:
+            problem = describe(TimedOut())
+            detail = f"the request took longer than {limit_s:g} s"
+            yield _event("error", {"status": problem.status, "code": problem.code, "title": problem.title, "detail": detail})
+
+    return EventSourceResponse(events(), headers={VERSION: str(read.version)}, ping=15)
+
+
+def _event(name: str, data: dict[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(data=json.dumps(data, ensure_ascii=False, separators=(",", ":")), event=name)

@@ -1,0 +1,186 @@
+"""What /generate and /query answer, without weights: laws, streams, deadlines, and every bad input."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.app.serving import serving
+
+pytestmark = pytest.mark.service
+FACT = {"prompt": "the capital of zor is", "target": "Kal"}
+QUESTION = {"prompt": "the capital of zor is", "max_new_tokens": 12}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    with serving() as client:
+        yield client
+
+
+@pytest.fixture
+def fact_id(client: httpx.Client) -> Iterator[str]:
+    made = client.post("/facts", json=FACT).json()["id"]
+    yield made
+    client.delete(f"/facts/{made}")
+
+
+def generate(client: httpx.Client, **body: Any) -> dict[str, Any]:
+    answer = client.post("/generate", json=QUESTION | body)
+    assert answer.status_code == 200, answer.text
+    out: dict[str, Any] = answer.json()
+    return out
+
+
+def events(client: httpx.Client, **body: Any) -> list[tuple[str, dict[str, Any]]]:
+    with client.stream("POST", "/generate", json=QUESTION | body | {"stream": True}) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert "larimar-version" in answer.headers
+        lines = [line for line in answer.iter_lines() if line and not line.startswith(":")]
+    names = [line.removeprefix("event: ") for line in lines[::2]]
+    return list(zip(names, [json.loads(line.removeprefix("data: ")) for line in lines[1::2]], strict=True))
+
+
+def test_what_if_equals_having_forgotten(client: httpx.Client) -> None:
+    plain = generate(client)["text"]
+    first = client.post("/facts", json=FACT).json()["id"]
+    told = generate(client)
+    second = client.post("/facts", json={"prompt": "the river of zor is", "target": "Red"}).json()["id"]
+    assert told["memory"]["used"] and told["text"] != plain
+    assert generate(client, exclude=[first, second])["text"] == plain
+    assert generate(client, include_only=[])["text"] == plain
+    assert generate(client, include_only=[first])["text"] == told["text"] == generate(client, exclude=[second])["text"]
+    assert generate(client, memory="off")["text"] == plain
+    for made in (first, second):
+        client.delete(f"/facts/{made}")
+    assert generate(client)["text"] == plain
+    unknown = client.post("/generate", json=QUESTION | {"include_only": ["nobody"]})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "fact_not_found")
+
+
+def test_query_explains(client: httpx.Client, fact_id: str) -> None:
+    answer = client.post("/query", json={"prompt": FACT["prompt"]}).json()
+    assert answer["scope"]["in_scope"] and answer["scope"]["score"] >= answer["scope"]["threshold"]
+    (weight,) = answer["facts"]
+    assert weight["id"] == fact_id and weight["similarity"] == pytest.approx(answer["scope"]["similarity"], abs=1e-5)
+    assert weight["weight"] == pytest.approx(1, abs=1e-6) and 0 <= answer["scope"]["variance"] < 0.01
+    assert answer["readout"] == FACT["target"]
+
+
+@pytest.mark.usefixtures("fact_id")
+def test_a_stream_says_what_the_whole_answer_says(client: httpx.Client) -> None:
+    whole = generate(client, logprobs=2)
+    (first, memory), *tokens, (last, done) = events(client, logprobs=2)
+    assert (first, last) == ("memory", "done") and {name for name, _ in tokens} == {"token"}
+    assert memory == whole["memory"]
+    assert "".join(token["text"] for _, token in tokens) == whole["text"]
+    assert [p for _, token in tokens for p in token["logprobs"]] == whole["logprobs"]
+    assert done["usage"] == whole["usage"] and done["finish_reason"] == whole["finish_reason"]
+    assert done["timings"]["total_ms"] >= done["timings"]["first_token_ms"] > 0
+
+
+def test_a_sampled_text_depends_on_its_seed_and_not_on_its_company(client: httpx.Client) -> None:
+    bodies = [QUESTION | {"temperature": 1.2, "top_p": 0.95, "top_k": 40, "seed": seed, "memory": "off"} for seed in range(12)]
+    alone = [client.post("/generate", json=body).json()["text"] for body in bodies]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        together = list(pool.map(lambda body: client.post("/generate", json=body).json()["text"], bodies))
+    assert together == alone and len(set(alone)) > 6
+
+
+def test_a_stop_text_ends_the_answer_before_it(client: httpx.Client) -> None:
+    text = generate(client, memory="off")["text"]
+    stop = text[3:5]
+    cut = generate(client, memory="off", stop=[stop, "never said"])
+    assert cut["text"] == text[: text.find(stop)] and cut["finish_reason"] == "stop"
+    streamed = "".join(data.get("text", "") for _, data in events(client, memory="off", stop=[stop]))
+    assert streamed == cut["text"]
+
+
+def test_a_deadline_gives_504_and_frees_the_place(client: httpx.Client) -> None:
+    late = client.post("/generate", json=QUESTION | {"max_new_tokens": 400, "memory": "off", "timeout_s": 0.05})
+    assert (late.status_code, late.json()["code"]) == (504, "timeout")
+    name, data = events(client, max_new_tokens=400, memory="off", timeout_s=0.05)[-1]
+    assert name == "error" and data["code"] == "timeout"
+    _empty(client)
+
+
+def test_a_client_that_leaves_frees_its_place(client: httpx.Client) -> None:
+    for stream in (False, True):
+        with pytest.raises(httpx.ReadTimeout):
+            body = QUESTION | {"max_new_tokens": 400, "memory": "off", "stream": stream}
+            with client.stream("POST", "/generate", json=body, timeout=httpx.Timeout(5, read=0.1)) as answer:
+                for _ in answer.iter_bytes():
+                    time.sleep(0.2)
+                    raise httpx.ReadTimeout("enough")
+        _empty(client)
+
+
+def _empty(client: httpx.Client) -> None:
+    worker = client.app.state.service.worker  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 5
+    while worker._speaking or worker.depth:
+        assert time.monotonic() < deadline, "a text goes on without its client"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({"max_new_tokens": 0}, 422, "max_new_tokens"),
+        ({"max_new_tokens": 513}, 422, "got 513, the limit is 512"),
+        ({"max_new_tokens": "many"}, 422, "max_new_tokens"),
+        ({"max_new_tokens": 1e99}, 422, "max_new_tokens"),
+        ({"prompt": "word " * 200}, 422, "prompt has 1000 tokens, the limit is"),
+        ({"prompt": "  "}, 422, "prompt is empty"),
+        ({"prompt": 5}, 422, "prompt"),
+        ({"prompt": None}, 422, "prompt"),
+        ({"temperature": -1}, 422, "temperature"),
+        ({"temperature": 9}, 422, "temperature"),
+        ({"top_p": 0}, 422, "top_p"),
+        ({"top_k": -1}, 422, "top_k"),
+        ({"seed": 2**64}, 422, "seed"),
+        ({"stop": [""]}, 422, "stop.0"),
+        ({"stop": ["x"] * 9}, 422, "stop"),
+        ({"logprobs": 21}, 422, "logprobs"),
+        ({"memory": "maybe"}, 422, "memory"),
+        ({"timeout_s": 0}, 422, "timeout_s"),
+        ({"tempreature": 1}, 422, "tempreature"),
+        ({"exclude": ["a b"]}, 422, "exclude.0"),
+        ({"exclude": ["nobody"]}, 404, "nobody"),
+    ],
+)
+def test_bad_requests_are_told_what_is_wrong(client: httpx.Client, body: dict[str, Any], status: int, says: str) -> None:
+    for stream in (False, True):
+        answer = client.post("/generate", json=QUESTION | body | {"stream": stream})
+        assert answer.status_code == status, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert says in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b'{"prompt": "\xff\xfe"}', 400, "malformed_json"),
+        (b'{"prompt": "\\ud800"}', 422, "invalid_request"),
+        (b'{"\\ud800": 1}', 422, "invalid_request"),
+        (b'{"prompt": ' * 1000 + b'""' + b"}" * 1000, 422, "invalid_request"),
+        (b"[" * 100_000 + b"]" * 100_000, 400, "malformed_json"),
+        (b'{"prompt": NaN}', 422, "invalid_request"),
+        (b'{"prompt": "x", "temperature": NaN}', 422, "invalid_request"),
+        (b"", 422, "invalid_request"),
+        (b"null", 422, "invalid_request"),
+        (b'"text"', 422, "invalid_request"),
+        (b'{"prompt": "x", "prompt": 1}', 422, "invalid_request"),
+        (b" " * 10_000_000, 413, "body_too_large"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/generate", "/query", "/facts"])
+def test_bad_bodies_never_fail_the_server(client: httpx.Client, path: str, content: bytes, status: int, code: str) -> None:
+    answer = client.post(path, content=content, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
