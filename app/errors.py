@@ -123,6 +123,9 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # what fastapi makes of a parser that gave up
+        request.scope["error_code"] = MALFORMED.code
+        return document(MALFORMED, "it is not UTF-8, or nested too deeply", _request_id(request))
     request.scope["error_code"] = code = _BY_STATUS.get(error.status_code, "http_error")
     return document(Problem(error.status_code, code, error.detail), f"{request.method} {request.url.path}", _request_id(request))
 
