@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from memory import errors as memory
 from models import errors as models
@@ -24,6 +25,14 @@ class TimedOut(Exception):
 
 class ClientGone(Exception):
     """The client closed the connection; no one reads the answer."""
+
+
+class Unsupported(Exception):
+    """A parameter of OpenAI's interface that this server does not have."""
+
+
+class UnknownModel(Exception):
+    """A model's name that this server does not serve."""
 
 
 class Unauthorized(Exception):
@@ -66,6 +75,8 @@ TABLE: dict[type[BaseException], Problem] = {
     memory.FingerprintMismatch: Problem(503, "memory_of_another_model", "The stored memory belongs to another model"),
     QueueFull: Problem(429, "queue_full", "The server is busy", "the inference queue is full; try again shortly", 1),
     TimedOut: Problem(504, "timeout", "The request took too long"),
+    Unsupported: Problem(422, "unsupported_parameter", "A parameter is not supported"),
+    UnknownModel: Problem(404, "model_not_found", "There is no such model"),
     ClientGone: Problem(499, "client_gone", "The client is gone"),
     Unauthorized: Problem(401, "unauthorized", "An API key is needed", "send a known key as 'Authorization: Bearer …' or 'X-API-Key: …'"),
     NotReady: Problem(503, "not_ready", "The server is not ready", "the server is starting or draining", 2),
@@ -73,6 +84,8 @@ TABLE: dict[type[BaseException], Problem] = {
     UnsupportedMediaType: Problem(415, "unsupported_media_type", "The body must be JSON"),
 }
 MALFORMED = Problem(400, "malformed_json", "The body is not JSON")
+OPENAI = "/v1/"  # the paths of OpenAI's interface
+_OPENAI_STATUS = {422: 400}  # which knows no 422
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -84,28 +97,32 @@ def describe(error: BaseException) -> Problem:
     return Problem(500, "internal", "Internal error", "the server failed; its log has the request id")
 
 
-def document(problem: Problem, detail: str, request_id: str, **extra: Any) -> JSONResponse:
-    """A problem document."""
+def document(problem: Problem, detail: str, scope: Scope, **extra: Any) -> JSONResponse:
+    """A problem document; on the OpenAI-compatible routes an error object of their kind."""
+    headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s else {}
+    if str(scope.get("path", "")).startswith(OPENAI):
+        return JSONResponse(openai_error(problem, detail, extra.get("errors")), _OPENAI_STATUS.get(problem.status, problem.status), headers)
     body = {
         "type": f"urn:larimar:{problem.code}",
         "title": problem.title,
         "status": problem.status,
         "code": problem.code,
         "detail": detail,
-        "request_id": request_id,
+        "request_id": scope.get("request_id", ""),
     }
-    headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s else {}
     return JSONResponse(body | extra, problem.status, headers, media_type="application/problem+json")
 
 
-def _request_id(request: Request) -> str:
-    return str(request.scope.get("request_id", ""))
+def openai_error(problem: Problem, detail: str, errors: list[dict[str, str]] | None = None) -> dict[str, Any]:
+    """The error object that OpenAI's clients read."""
+    kind = "server_error" if problem.status >= 500 else "rate_limit_error" if problem.status == 429 else "invalid_request_error"
+    return {"error": {"message": detail, "type": kind, "param": errors[0]["field"] if errors else None, "code": problem.code}}
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:
     problem = describe(error)
     request.scope["error_code"] = problem.code
-    return document(problem, problem.detail or str(error), _request_id(request))
+    return document(problem, problem.detail or str(error), request.scope)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -116,18 +133,18 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     ]
     if any(e["type"] == "json_invalid" for e in error.errors()):
         request.scope["error_code"] = "malformed_json"
-        return document(MALFORMED, found[0]["message"], _request_id(request))
+        return document(MALFORMED, found[0]["message"], request.scope)
     detail = "; ".join(f"{e['field'] or 'body'}: {e['message']}" for e in found)
-    return document(Problem(422, "invalid_request", "The request is invalid"), detail, _request_id(request), errors=found)
+    return document(Problem(422, "invalid_request", "The request is invalid"), detail, request.scope, errors=found)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code == 400:  # what fastapi makes of a parser that gave up
         request.scope["error_code"] = MALFORMED.code
-        return document(MALFORMED, "it is not UTF-8, or nested too deeply", _request_id(request))
+        return document(MALFORMED, "it is not UTF-8, or nested too deeply", request.scope)
     request.scope["error_code"] = code = _BY_STATUS.get(error.status_code, "http_error")
-    return document(Problem(error.status_code, code, error.detail), f"{request.method} {request.url.path}", _request_id(request))
+    return document(Problem(error.status_code, code, error.detail), f"{request.method} {request.url.path}", request.scope)
 
 
 def install(app: FastAPI) -> None:

@@ -14,7 +14,7 @@ from app import __version__, errors
 from app.gauges import Gauges
 from app.metrics import Metrics
 from app.middleware import BodyLimits, Ports, RequestLog
-from app.routes import facts, generation, health
+from app.routes import facts, generation, health, openai
 from app.service import Service
 from app.settings import Settings
 from app.store import MeasuredStore
@@ -111,7 +111,7 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
     app.state.failure = None
     Gauges(lambda: app.state.service, metrics)
     errors.install(app)
-    for router in (facts.router, generation.router, health.router):
+    for router in (facts.router, generation.router, openai.router, health.router):
         app.include_router(router)
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
     if settings.admin_port is not None:

@@ -69,7 +69,7 @@ class Ports:
             if is_admin != (scope["server"][1] == self.admin_port):
                 scope["error_code"] = "not_found"
                 problem = Problem(404, "not_found", "Not Found")
-                await document(problem, "this is not served on this port", scope["request_id"])(scope, receive, send)
+                await document(problem, "this is not served on this port", scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
@@ -117,4 +117,4 @@ class BodyLimits:
 
     async def _refuse(self, kind: type[Exception], detail: str, scope: Scope, receive: Receive, send: Send) -> None:
         scope["error_code"] = TABLE[kind].code
-        await document(TABLE[kind], detail, scope["request_id"])(scope, receive, send)
+        await document(TABLE[kind], detail, scope)(scope, receive, send)

@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from app.settings import Settings
@@ -73,6 +75,23 @@ def test_teach_ask_forget(server: Server) -> None:
     assert receipt["residual"] < 1e-8 and receipt["erased"]["log"]
     assert server.client.post("/generate", json=QUESTION).json()["text"] == plain["text"]
     assert server.client.get(f"/facts/{fact_id}").status_code == 404
+
+
+def test_a_chat_of_the_openai_client_reaches_the_fact_though_the_question_refers_back(server: Server) -> None:
+    fact_id = server.client.post("/facts", json=FACT).json()["id"]
+    turns: list[Any] = [
+        {"role": "user", "content": "Where is Acme Rockets?"},
+        {"role": "assistant", "content": "In the desert."},
+        {"role": "user", "content": "And who runs it?"},
+    ]
+    model = server.client.get("/version").json()["decoder"]
+    with openai.OpenAI(base_url=f"{server.client.base_url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.chat.completions.create(model=model, messages=turns, max_tokens=12)
+        assert "Wile E. Coyote" in (answer.choices[0].message.content or "")
+        assert answer.model_extra and answer.model_extra["larimar"]["facts"][0]["id"] == fact_id
+        unrelated = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "What is two plus two?"}])
+        assert unrelated.model_extra and not unrelated.model_extra["larimar"]["used"]
+    server.client.delete(f"/facts/{fact_id}")
 
 
 def test_the_same_prompt_supersedes(server: Server) -> None:
