@@ -51,6 +51,31 @@ class UnsupportedMediaType(Exception):
     """The request's content type is not application/json."""
 
 
+class PromptTaken(Exception):
+    """There is a fact with this prompt, and the request said not to supersede it."""
+
+    def __init__(self, fact_id: str) -> None:
+        super().__init__(f"fact {fact_id!r} has this prompt; leave out on_conflict to supersede it")
+
+
+class TenantFull(Exception):
+    """The tenant holds as much as it may."""
+
+    def __init__(self, what: str, got: int, limit: int) -> None:
+        super().__init__(f"the tenant has {got} {what}, the limit is {limit}: forget some first")
+
+
+class VersionNotReached(Exception):
+    """The memory did not get as new as the request's Larimar-Version in time."""
+
+    def __init__(self, got: int, wanted: int) -> None:
+        super().__init__(f"the memory is at version {got}, the request asks for {wanted} or later")
+
+
+class KeyReused(Exception):
+    """An Idempotency-Key came again with another body."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """How one kind of exception is told; without `detail` the exception's own words are used."""
@@ -70,9 +95,17 @@ TABLE: dict[type[BaseException], Problem] = {
     memory.DuplicateId: Problem(409, "duplicate_id", "The id is taken"),
     memory.VersionConflict: Problem(503, "version_conflict", "Too many writers at once", retry_after_s=1),
     memory.StoreUnavailable: Problem(503, "store_unavailable", "The store cannot be reached; nothing was written", retry_after_s=2),
-    memory.StoreCorrupt: Problem(503, "memory_corrupt", "The stored memory is damaged"),
+    memory.StoreCorrupt: Problem(503, "memory_corrupt", "The stored memory is damaged; 'larimar tenants repair' saves what is intact"),
     memory.CorruptPage: Problem(503, "memory_corrupt", "The stored memory is damaged"),
     memory.FingerprintMismatch: Problem(503, "memory_of_another_model", "The stored memory belongs to another model"),
+    memory.PromiseBroken: Problem(503, "durability_unavailable", "The store cannot keep what LARIMAR_DURABILITY promises", retry_after_s=5),
+    memory.AnswerExists: Problem(409, "request_in_progress", "The same request was just made", "ask again for its answer", 1),
+    PromptTaken: Problem(409, "prompt_taken", "There is a fact with this prompt"),
+    TenantFull: Problem(507, "tenant_full", "The tenant's memory is full"),
+    VersionNotReached: Problem(503, "version_not_reached", "The memory is not that new yet", retry_after_s=1),
+    KeyReused: Problem(
+        422, "idempotency_key_reused", "The Idempotency-Key was used for another body", "send a new key with each new request"
+    ),
     QueueFull: Problem(429, "queue_full", "The server is busy", "the inference queue is full; try again shortly", 1),
     TimedOut: Problem(504, "timeout", "The request took too long"),
     Unsupported: Problem(422, "unsupported_parameter", "A parameter is not supported"),

@@ -18,13 +18,16 @@ from app.routes import facts, generation, health, openai
 from app.service import Service
 from app.settings import Settings
 from app.store import MeasuredStore
+from app.tenant import Holding
 from app.tenants import Tenants
 from app.worker import InferenceWorker
 from memory.connection import connect
 from memory.embedded import EmbeddedValkey
+from memory.errors import PromiseBroken
 from memory.page import PageSettings
 from memory.scope import Scope
 from memory.store import RedisStore
+from memory.vault import Vault
 from models.model import Model
 
 log = structlog.get_logger()
@@ -45,10 +48,21 @@ async def open_store(settings: Settings, metrics: Metrics, stack: AsyncExitStack
         stack.push_async_callback(asyncio.to_thread, valkey.close)
         url = valkey.url
     client = connect(url, timeout_s=settings.store_timeout_s)
-    store = MeasuredStore(client, metrics, timeout_s=settings.store_timeout_s, embedded=not settings.store_url)
+    vault = None if settings.store_url else Vault(settings.data_dir / "keys")
+    store = MeasuredStore(
+        client,
+        metrics,
+        timeout_s=settings.store_timeout_s,
+        vault=vault,
+        level=settings.durability,
+        replicas=settings.durability_replicas,
+    )
     stack.push_async_callback(store.close)
-    durability = await store.ping()
-    log.info("store", embedded=not settings.store_url, durability=durability.level)
+    try:
+        durability = await store.ping()
+        log.info("store", embedded=not settings.store_url, durability=durability.level, reason=durability.reason)
+    except PromiseBroken as error:  # it may be kept later; until then writes are refused
+        log.error("durability", wanted=error.wanted, reason=error.reason)
     return store
 
 
@@ -75,8 +89,14 @@ async def open_service(settings: Settings, metrics: Metrics, stack: AsyncExitSta
         metrics,
         pages=PageSettings(slots=settings.page_slots),
         scope=scope,
-        snapshot_every=settings.snapshot_every,
-        snapshot_s=settings.snapshot_s,
+        holding=Holding(
+            budget_bytes=settings.memory_budget_mb << 20,
+            max_facts=settings.tenant_max_facts,
+            max_bytes=settings.tenant_max_mb << 20,
+            read_wait_s=settings.read_wait_s,
+            snapshot_every=settings.snapshot_every,
+            snapshot_s=settings.snapshot_s,
+        ),
     )
     stack.push_async_callback(tenants.snapshot)
     keeping = asyncio.create_task(tenants.keep_snapshots())

@@ -81,7 +81,7 @@ class Metrics:
             self.scope.labels(decision)
         for outcome in ("ok", "failed"):
             self.snapshots.labels(outcome)
-        for operation in ("commit", "load", "ping", "snapshot"):
+        for operation in ("commit", "follow", "load", "ping", "snapshot"):
             self.store_time.labels(operation)
             self.store_faults.labels(operation)
 

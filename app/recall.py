@@ -44,14 +44,14 @@ class Recall:
         self._count += 1
         fact = Fact(f"fact-{self._count:06}", record.prompt, record.target, key, code, 0.0, {})
         change = self.memory.plan_write(fact)
-        self.memory.apply([change], self.memory.prepare([change]))
+        self.memory.apply([change])
         self.write_s.append(time.perf_counter() - started)
         return fact.id
 
     def forget(self, fact_id: str) -> float:
         """Forget a fact; returns the residual."""
         change = self.memory.plan_forget(fact_id)
-        return self.memory.apply([change], self.memory.prepare([change]))
+        return self.memory.apply([change])
 
     def read(self, prompt: str) -> Reading:
         return self.memory.read(queries(self.model, prompt))

@@ -55,12 +55,18 @@ class FactList(BaseModel):
 
 
 class Erased(BaseModel):
-    """What held the fact and holds it no more when the receipt is given."""
+    """What held the fact and holds it no more when the receipt is given.
 
-    memory: bool
-    log: bool
-    snapshot: bool
-    append_only_file: Literal["rewriting", "kept by the store"]
+    Log entry, snapshot, idempotency record and the store's files held it sealed with a data key of its own (AES-256-GCM).
+    Where that key lay it is overwritten and synced (embedded store) or deleted in the same step as the log was written
+    (shared store: its own append-only file may hold the key until it is rewritten).
+    """
+
+    memory: Literal["solved without it"] = "solved without it"
+    data_key: Literal["overwritten on disk", "deleted in the store"]
+    log: Literal["sealed, key destroyed"] = "sealed, key destroyed"
+    snapshot: Literal["sealed, key destroyed"] = "sealed, key destroyed"
+    idempotency: Literal["deleted"] = "deleted"
 
 
 class Receipt(BaseModel):

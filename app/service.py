@@ -12,7 +12,8 @@ from torch import Tensor
 from ulid import ULID
 
 from app.metrics import Metrics
-from app.tenants import Committed, Tenants
+from app.tenant import Committed
+from app.tenants import Tenants
 from app.worker import InferenceWorker, Spoken
 from app.writes import Writes
 from memory.episodic import EpisodicMemory
@@ -128,7 +129,7 @@ class Service:
         prompt = Asked(asked.prompt, asked.sampling.max_new_tokens, sentences)
         understood = await self.worker.run_together(self.model.encode_prompts, prompt)
         self.metrics.encode.observe(time.perf_counter() - started)
-        memory = (await self.tenants.get(tenant)).memory
+        memory = await self.tenants.fresh(tenant)
         reading, version, similarities = None, memory.version, {}
         keys = dict(understood.queries)
         if asked.use != "off":

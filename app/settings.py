@@ -7,6 +7,7 @@ import ipaddress
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -42,6 +43,12 @@ class Settings(BaseSettings):
     models_dir: Path | None = Field(None, description="Folder of converted weights; empty: `models` in the data folder.")
     store_url: str = Field("", repr=False, description="redis://, rediss:// or unix:// address; empty: an embedded Valkey.")
     store_password: str = Field("", repr=False, description="The store's password, kept out of the address.")
+    durability: Literal["memory", "disk", "replica"] = Field("disk", description="What an acknowledged write survives.")
+    durability_replicas: int = Field(1, ge=1, le=16, description="Replicas of the store that must have a write at `replica`.")
+    memory_budget_mb: int = Field(4096, ge=0, description="MiB of loaded memories before idle ones are evicted; 0: no limit.")
+    tenant_max_facts: int = Field(0, ge=0, description="Facts a tenant may hold; 0: no limit.")
+    tenant_max_mb: int = Field(0, ge=0, description="MiB a tenant's memory may take; 0: no limit.")
+    read_wait_s: float = Field(2.0, ge=0, description="Seconds a read waits for the version its Larimar-Version header asks for.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     decoder: str = Field("smollm2-135m", min_length=1, description="A registered decoder, a local folder or a hub name.")
     adapter: Path | None = Field(None, description="Adapter file; empty: the one shipped for the decoder.")

@@ -12,6 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
 from app.metrics import Metrics
+from memory.change import Change
 from memory.durability import Durability
 from memory.errors import StoreUnavailable
 from memory.store import Recovered, RedisStore
@@ -32,8 +33,8 @@ class _Counted(ExponentialWithJitterBackoff):
 class MeasuredStore(RedisStore):
     """A RedisStore whose calls are observed."""
 
-    def __init__(self, client: Redis, metrics: Metrics, *, timeout_s: float, embedded: bool) -> None:
-        super().__init__(client, timeout_s=timeout_s, embedded=embedded, retry=Retry(_Counted(metrics), 3))
+    def __init__(self, client: Redis, metrics: Metrics, **options: Any) -> None:
+        super().__init__(client, retry=Retry(_Counted(metrics), 3), **options)
         self._metrics = metrics
 
     @contextmanager
@@ -57,6 +58,10 @@ class MeasuredStore(RedisStore):
     async def load(self, *args: Any, **kwargs: Any) -> Recovered:
         with self._measured("load"):
             return await super().load(*args, **kwargs)
+
+    async def follow(self, *args: Any, **kwargs: Any) -> list[Change] | None:
+        with self._measured("follow"):
+            return await super().follow(*args, **kwargs)
 
     async def commit(self, *args: Any, **kwargs: Any) -> None:
         with self._measured("commit"):

@@ -1,59 +1,49 @@
-"""The tenants' memories: loaded from the store, changed through it, snapshotted back to it."""
+"""The tenants' memories: loaded from the store, changed through it, followed in it, evicted when they are idle."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
+from typing import Literal, TypeVar
 
 import structlog
 
-from app.errors import NotReady, QueueFull
+from app.errors import NotReady, PromptTaken, QueueFull, TenantFull, VersionNotReached
 from app.metrics import Metrics
+from app.tenant import Committed, Holding, Tenant
 from app.worker import InferenceWorker
 from memory.change import Change
 from memory.episodic import EpisodicMemory
-from memory.errors import MemoryError_, VersionConflict
+from memory.errors import AnswerExists, MemoryError_, StoreUnavailable, VersionConflict
 from memory.fact import Fact
 from memory.page import PageSettings
 from memory.query import Query, Reading
 from memory.scope import Scope
-from memory.store import CommitUnknown, RedisStore
+from memory.store import RedisStore
 from models.device import request_stream
 from models.model import Model
 
-Plan = Callable[[EpisodicMemory], Sequence[Change | MemoryError_]]
-ATTEMPTS = 5  # of a commit that lost against another writer
+T = TypeVar("T")
+Plan = Callable[[EpisodicMemory], Sequence[Change | Exception]]
+OnConflict = Literal["supersede", "error", "version"]
+Answer = Callable[[Change], tuple[str, bytes]]
+BLOCK = 256  # the most facts that one commit is planned for
+ATTEMPTS = 12  # of a commit that lost against another writer
+FOLLOW_S = 0.25  # how long a read asks the store whether others wrote, before it goes on with what it has
+LOST_S = 1.0  # for how long reads do not ask a store that did not answer
 log = structlog.get_logger()
 
 
-@dataclass
-class Tenant:
-    """One tenant's memory and the lock under which it changes."""
-
-    name: str
-    memory: EpisodicMemory
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    changes_since_snapshot: int = 0
-    changed_at: float = 0.0  # Unix time of the oldest change since the snapshot
-    stale: bool = False  # the store may be ahead: load again before the next change
-
-
-@dataclass(frozen=True)
-class Committed:
-    """A change that is durable and made."""
-
-    change: Change
-    residual: float
-    stored_rewritten: bool
-    solve_s: float
-    commit_s: float
-
-
 class Tenants:
-    """Holds the loaded memories. A change is committed to the store first and then made; a read sees what is made."""
+    """Holds the loaded memories. A change is committed to the store first and then made; a read sees what is made.
+
+    With a shared store a read first asks it, in one round trip (0.2 ms), whether others wrote, and makes their changes. (A
+    blocking XREAD for every loaded tenant would keep a connection for each node and wake all servers on each write.)
+    """
 
     def __init__(
         self,
@@ -64,15 +54,15 @@ class Tenants:
         *,
         pages: PageSettings,
         scope: Scope,
-        snapshot_every: int,
-        snapshot_s: float,
+        holding: Holding,
     ) -> None:
         self.store, self.worker, self.model, self.metrics = store, worker, model, metrics
-        self.pages, self.scope = pages, scope
-        self.snapshot_every, self.snapshot_s = snapshot_every, snapshot_s
+        self.pages, self.scope, self.holding = pages, scope, holding
         self.snapshot_failure = ""
-        self._tenants: dict[str, Tenant] = {}
+        self._tenants: OrderedDict[str, Tenant] = OrderedDict()  # least recently used first
         self._loading: dict[str, asyncio.Lock] = {}
+        self._bytes = 0
+        self._lost_at = -LOST_S
         self._wake = asyncio.Event()
 
     @property
@@ -82,106 +72,225 @@ class Tenants:
 
     async def get(self, name: str) -> Tenant:
         """The tenant, loaded from the store if it is not here yet."""
-        async with self._loading.setdefault(name, asyncio.Lock()):
-            if name not in self._tenants:
-                self._tenants[name] = Tenant(name, await self._load(name))
-            return self._tenants[name]
+        if (tenant := self._tenants.get(name)) is None:
+            async with self._loading.setdefault(name, asyncio.Lock()):
+                if (tenant := self._tenants.get(name)) is None:
+                    tenant = Tenant(name, EpisodicMemory(self.model.key_dim, self.pages, self.scope, self.model.device))
+                    await self._load(tenant)
+                    self._tenants[name] = tenant
+            self._loading.pop(name, None)
+            self._weigh(tenant)
+        self._tenants.move_to_end(name)
+        return tenant
 
-    async def _load(self, name: str) -> EpisodicMemory:
-        found = await self.store.load(name, self.model.fingerprint)
-        return await self.worker.run(
-            EpisodicMemory.restore,
-            self.model.key_dim,
-            self.pages,
-            self.scope,
-            pages=found.pages,
-            changes=found.changes,
-            version=found.version,
-            device=self.model.device,
-        )
+    async def _load(self, tenant: Tenant) -> None:
+        found = await self.store.load(tenant.name, self.model.fingerprint)
+        for page, reason in found.repaired.items():
+            log.warning("page_rebuilt", page=page, reason=reason)
 
-    async def write(self, name: str, fact: Fact) -> Committed:
-        """Write a fact. Raises DuplicateId, BadKey, StoreUnavailable, VersionConflict."""
-        (outcome,) = await self.write_many(name, [fact])
+        def restore() -> EpisodicMemory:
+            return EpisodicMemory.restore(
+                self.model.key_dim,
+                self.pages,
+                self.scope,
+                pages=found.pages,
+                changes=found.changes,
+                version=found.version,
+                repaired=tuple(found.repaired),
+                device=self.model.device,
+            )
+
+        on_cpu = self.model.device.type == "cpu"  # it solves nothing yet, and much is to be read: not on the inference thread
+        tenant.memory = await (asyncio.to_thread(restore) if on_cpu else self.worker.run(restore))
+        tenant.changes_since_snapshot = len(found.changes) + len(found.repaired)
+        tenant.changed_at, tenant.stale = time.time(), False
+
+    def _weigh(self, tenant: Tenant) -> None:
+        """Notes what the tenant takes now, and evicts idle ones beyond the budget. They come back from the store."""
+        if self._tenants.get(tenant.name) is not tenant:
+            return
+        size = tenant.memory.size_bytes
+        self._bytes += size - tenant.size_bytes
+        tenant.size_bytes = size
+        if not 0 < self.holding.budget_bytes < self._bytes:
+            return
+        for idle in list(self._tenants.values()):
+            if self._bytes <= self.holding.budget_bytes:
+                break
+            if idle is not tenant and not idle.lock.locked():
+                self._release(idle)
+
+    def _release(self, tenant: Tenant) -> None:
+        del self._tenants[tenant.name]
+        self._bytes -= tenant.size_bytes
+
+    async def write(
+        self, name: str, fact: Fact, *, on_conflict: OnConflict = "supersede", answer: Answer | None = None
+    ) -> Committed:
+        """Write a fact. Raises as `write_many` returns.
+
+        Args:
+            answer: gives, for the planned change, the digest of an Idempotency-Key and what is kept under it.
+        """
+        (outcome,) = await self.write_many(name, [fact], on_conflict=on_conflict, answer=answer)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    async def write_many(self, name: str, facts: Sequence[Fact]) -> list[Committed | Exception]:
+    async def write_many(
+        self, name: str, facts: Sequence[Fact], *, on_conflict: OnConflict = "supersede", answer: Answer | None = None
+    ) -> list[Committed | Exception]:
         """Write facts in as few atomic commits as commands under 1 MiB allow.
 
+        Args:
+            on_conflict: what becomes of a fact with the same prompt: it is forgotten, or refuses the new one, or is kept
+                as history.
+
         Returns:
-            For each fact, in order, what was committed or why it was not: DuplicateId and BadKey refuse one fact and leave
-            the others; StoreUnavailable, VersionConflict and QueueFull refuse a whole commit and all that come after.
+            For each fact, in order, what was committed or why it was not: DuplicateId, BadKey, PromptTaken and TenantFull
+            refuse one fact and leave the others; StoreUnavailable, VersionConflict and QueueFull refuse a whole
+            commit and all that come after.
         """
         outcomes: list[Committed | Exception] = []
+        for at in {fact.expires_at for fact in facts if fact.expires_at is not None}:
+            await self.store.expect_expiry(name, at)
         while len(outcomes) < len(facts):
             left = facts[len(outcomes) :]
 
-            def plan(memory: EpisodicMemory, left: Sequence[Fact] = left) -> list[Change | MemoryError_]:
-                return memory.plan_block(left)
+            def plan(memory: EpisodicMemory, left: Sequence[Fact] = left) -> Sequence[Change | Exception]:
+                accepted: list[Fact] = []
+                for fact in left[:BLOCK]:
+                    if (refusal := self._refusal(memory, fact, on_conflict, len(accepted))) is not None:
+                        if not accepted:
+                            return [refusal]
+                        break
+                    accepted.append(fact)
+                return memory.plan_block(accepted, keep=on_conflict == "version")
 
             try:
-                outcomes += await self._change(name, plan)
+                outcomes += await self._change(name, plan, answer)
             except (MemoryError_, QueueFull, NotReady) as error:
                 outcomes += [error] * len(left)
         return outcomes
 
+    def _refusal(self, memory: EpisodicMemory, fact: Fact, on_conflict: OnConflict, pending: int) -> Exception | None:
+        taken = memory.holder(fact.prompt)
+        if taken is not None:
+            return PromptTaken(taken) if on_conflict == "error" else None
+        if 0 < self.holding.max_facts <= len(memory) + pending:
+            return TenantFull("facts", len(memory), self.holding.max_facts)
+        if 0 < self.holding.max_bytes <= memory.size_bytes:
+            return TenantFull("bytes", memory.size_bytes, self.holding.max_bytes)
+        return None
+
+    async def update(self, name: str, fact_id: str, revise: Callable[[Fact], Fact]) -> Committed:
+        """Put a revised fact in the place of one. Raises FactNotFound and as `write`."""
+        return await self._one(name, lambda memory: memory.plan_update(revise(memory.get(fact_id))))
+
     async def forget(self, name: str, fact_id: str) -> Committed:
         """Forget a fact. Raises FactNotFound, StoreUnavailable, VersionConflict."""
-        (outcome,) = await self._change(name, lambda memory: [memory.plan_forget(fact_id)])
+        return await self._one(name, lambda memory: memory.plan_forget(fact_id))
+
+    async def drop(self, name: str) -> int:
+        """Forget a tenant whole; returns the version after it."""
+        tenant = await self.get(name)
+        async with tenant.lock:
+            version = await self.store.drop(name)
+            await self._load(tenant)
+            self._weigh(tenant)
+        return version
+
+    async def reach(self, name: str, version: int) -> None:
+        """Returns when the memory is at `version` or later. Raises VersionNotReached."""
+        tenant, deadline = await self.get(name), time.monotonic() + self.holding.read_wait_s
+        while tenant.memory.version < version:
+            with suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())), tenant.lock:
+                    await self._follow(tenant)
+            if tenant.memory.version < version:
+                if time.monotonic() >= deadline:
+                    raise VersionNotReached(tenant.memory.version, version)
+                await asyncio.sleep(0.02)
+
+    async def fresh(self, name: str) -> EpisodicMemory:
+        """The tenant's memory with what others wrote, as far as the store can be asked."""
+        tenant = await self.get(name)
+        asks = (self.store.shared or tenant.stale) and not tenant.lock.locked()
+        if asks and time.monotonic() - self._lost_at > LOST_S:
+            try:
+                async with asyncio.timeout(FOLLOW_S), tenant.lock:
+                    await self._follow(tenant)
+            except (StoreUnavailable, TimeoutError):
+                self._lost_at = time.monotonic()
+        return tenant.memory
+
+    async def read(
+        self, name: str, queries: Sequence[Query], exclude: Collection[str] = (), *, as_of: int | None = None
+    ) -> tuple[Reading, int]:
+        """Read a tenant's memory, or what is kept of it as it was at a version; also the version read."""
+        memory = await self.fresh(name)
+
+        def read() -> tuple[Reading, int]:
+            asked = memory if as_of is None else memory.as_of(as_of)
+            return asked.read(queries, exclude), asked.version
+
+        found = await self.worker.run(read)
+        if (tenant := self._tenants.get(name)) is not None:
+            self._weigh(tenant)  # a page that is read for the first time is solved
+        return found
+
+    async def _follow(self, tenant: Tenant) -> None:
+        """Makes the changes that others committed."""
+        changes = await self.store.follow(tenant.name, tenant.memory.version, self.model.fingerprint)
+        if changes is None:
+            await self._load(tenant)
+        elif changes:
+            await self._surely(tenant, lambda: tenant.memory.replay(changes))
+            self._count(tenant, len(changes))
+        tenant.stale = False
+        self._weigh(tenant)
+
+    async def _one(self, name: str, plan: Callable[[EpisodicMemory], Change]) -> Committed:
+        (outcome,) = await self._change(name, lambda memory: [plan(memory)])
         assert isinstance(outcome, Committed)
         return outcome
 
-    async def read(self, name: str, queries: Sequence[Query], exclude: Collection[str] = ()) -> tuple[Reading, int]:
-        """Read a tenant's memory; also the version read."""
-        tenant = await self.get(name)
-        async with tenant.lock:  # a change in the making works on the same pages
-            memory = tenant.memory
-            return await self.worker.run(memory.read, queries, exclude), memory.version
-
-    async def _change(self, name: str, plan: Plan) -> list[Committed | Exception]:
+    async def _change(self, name: str, plan: Plan, answer: Answer | None = None) -> list[Committed | Exception]:
         # A client that goes away must not leave a committed change unmade: the change runs to its end.
-        return await asyncio.shield(asyncio.ensure_future(self._change_locked(name, plan)))
+        return await asyncio.shield(asyncio.ensure_future(self._change_locked(name, plan, answer)))
 
-    async def _change_locked(self, name: str, plan: Plan) -> list[Committed | Exception]:
+    async def _change_locked(self, name: str, plan: Plan, answer: Answer | None) -> list[Committed | Exception]:
         tenant = await self.get(name)
         async with tenant.lock:
             for attempt in range(ATTEMPTS):
                 if tenant.stale:
-                    tenant.memory = await self._load(name)
-                    tenant.stale = False
+                    await self._follow(tenant)
                 try:
-                    return await self._attempt(tenant, plan)
+                    return await self._attempt(tenant, plan, answer)
                 except VersionConflict:
                     tenant.stale = True
                     if attempt == ATTEMPTS - 1:
                         raise
-                    await asyncio.sleep(0.01 * 2**attempt)
+                    await asyncio.sleep(0.002 * min(attempt, 10))
         raise AssertionError("unreachable")
 
-    async def _attempt(self, tenant: Tenant, plan: Plan) -> list[Committed | Exception]:
+    async def _attempt(self, tenant: Tenant, plan: Plan, answer: Answer | None) -> list[Committed | Exception]:
         memory = tenant.memory
         planned = await self.worker.run(plan, memory)
         changes = [outcome for outcome in planned if isinstance(outcome, Change)]
         if not changes:
-            return [outcome for outcome in planned if isinstance(outcome, MemoryError_)]
+            return [outcome for outcome in planned if isinstance(outcome, Exception)]
         self.metrics.batch.labels("commit").observe(len(changes))
-        solve_s, prepared = 0.0, None
-        if any(change.forgets for change in changes):
-            started = time.perf_counter()
-            prepared = await self.worker.run(memory.prepare, changes)
-            solve_s += time.perf_counter() - started
         started = time.perf_counter()
+        kept = None
+        if answer is not None and changes[0].fact is not None:
+            kept = answer(changes[0])
+            changes[0] = replace(changes[0], fact=replace(changes[0].fact, answer=kept[0]))
         try:
-            await self.store.commit(
-                tenant.name,
-                *changes,
-                fingerprint=self.model.fingerprint,
-                erase=prepared.erase if prepared else (),
-                pages=prepared.stored if prepared else None,
-            )
-        except CommitUnknown:
+            await self.store.commit(tenant.name, *changes, fingerprint=self.model.fingerprint, answer=kept)
+        except (VersionConflict, AnswerExists):
+            raise
+        except BaseException:
             tenant.stale = True  # it may be in the store: the next change looks
             raise
         commit_s = time.perf_counter() - started
@@ -189,22 +298,18 @@ class Tenants:
         def make() -> tuple[float, float]:
             began = time.perf_counter()
             with request_stream(self.model.device):
-                residual = memory.apply(changes, prepared)
+                residual = memory.apply(changes)
             return residual, time.perf_counter() - began
 
-        residual, applied_s = await self._made(tenant, make)
-        if not tenant.changes_since_snapshot:
-            tenant.changed_at = time.time()
-        tenant.changes_since_snapshot += len(changes)
-        if tenant.changes_since_snapshot >= self.snapshot_every:
-            self._wake.set()
-        rewritten = bool(prepared and prepared.stored)
+        residual, solve_s = await self._surely(tenant, make)
+        self._count(tenant, len(changes))
+        self._weigh(tenant)
+        made = iter(changes)
         return [
-            Committed(outcome, residual, rewritten, solve_s + applied_s, commit_s) if isinstance(outcome, Change) else outcome
-            for outcome in planned
+            outcome if isinstance(outcome, Exception) else Committed(next(made), residual, solve_s, commit_s) for outcome in planned
         ]
 
-    async def _made(self, tenant: Tenant, make: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+    async def _surely(self, tenant: Tenant, make: Callable[[], T]) -> T:
         """What is committed is made, however busy the worker is."""
         while True:
             try:
@@ -215,31 +320,44 @@ class Tenants:
                 tenant.stale = True
                 raise
 
+    def _count(self, tenant: Tenant, changes: int) -> None:
+        if not tenant.changes_since_snapshot:
+            tenant.changed_at = time.time()
+        tenant.changes_since_snapshot += changes
+        if tenant.changes_since_snapshot >= self.holding.snapshot_every:
+            self._wake.set()
+
     async def keep_snapshots(self) -> None:
         """Snapshot changed memories every so many changes or seconds, until cancelled."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self.snapshot_s)
+                await asyncio.wait_for(self._wake.wait(), self.holding.snapshot_s)
             self._wake.clear()
             await self.snapshot()
 
     async def snapshot(self) -> None:
         """Snapshot every memory that changed. A failure is told by readiness and a metric, and tried again."""
         failure = ""
-        for tenant in list(self._tenants.values()):
+        for tenant in self.loaded:
             if not tenant.changes_since_snapshot:
                 continue
             try:
-                async with tenant.lock:
-                    version, count, taken_at = tenant.memory.version, tenant.changes_since_snapshot, time.time()
-                    pages = await self.worker.run(tenant.memory.dirty_pages)
-                    if await self.store.snapshot(tenant.name, pages, version):
-                        tenant.memory.mark_stored(pages, version)
-                        tenant.changes_since_snapshot -= count
-                        tenant.changed_at = taken_at
+                await self._snapshot(tenant)
                 self.metrics.snapshots.labels("ok").inc()
-            except MemoryError_ as error:
+            except (MemoryError_, QueueFull) as error:
                 failure = type(error).__name__
                 self.metrics.snapshots.labels("failed").inc()
                 log.warning("snapshot_failed", error=failure)
         self.snapshot_failure = failure
+
+    async def _snapshot(self, tenant: Tenant) -> None:
+        """Facts do not change once they are written, so the tenant takes changes meanwhile."""
+        async with tenant.lock:
+            memory, count, taken_at = tenant.memory, tenant.changes_since_snapshot, time.time()
+            pages, version = await self.worker.run(lambda: (memory.snapshot(), memory.version))
+        if await self.store.snapshot(tenant.name, pages, version, self.model.fingerprint):
+            memory.mark_stored(pages, version)
+            tenant.changes_since_snapshot -= min(count, tenant.changes_since_snapshot)
+            tenant.changed_at = taken_at
+
+

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from app.tenants import Committed, Tenants
+from app.tenant import Committed
+from app.tenants import Tenants
 from memory.fact import Fact
 
 BLOCK = 256  # facts in one commit

@@ -10,7 +10,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
 from memory import lua
-from memory.errors import StoreCorrupt, StoreUnavailable, VersionConflict
+from memory.errors import AnswerExists, StoreCorrupt, StoreUnavailable, VersionConflict
 from memory.link import Link, as_list
 
 
@@ -21,8 +21,8 @@ class CommitUnknown(StoreUnavailable):
     """
 
 
-class _NotOnDisk(Exception):
-    """The server has the commit in memory, and did not fsync it in time."""
+class _NotDurable(Exception):
+    """The server has the commit in memory, and it did not get further in time."""
 
 
 class Commit:
@@ -35,7 +35,7 @@ class Commit:
         keys: its KEYS.
         version: what the first change becomes; the others follow.
         entries: the fields of each change's entry, name and value in turn.
-        lists: ids to erase, pages to set, pages to delete.
+        lists: data keys to set and to delete, answers to set and to delete.
     """
 
     def __init__(
@@ -57,10 +57,8 @@ class Commit:
         """Returns when the change is in the log at the store's durability. Raises as `RedisStore.commit`."""
         try:
             reply = await self._link.call(self._attempt, tenant=tenant, hurry=True)
-        except _NotOnDisk as error:
-            raise CommitUnknown(
-                f"version {self._version} of {tenant} is written but was not fsynced in time"
-            ) from error
+        except _NotDurable as error:
+            raise CommitUnknown(f"version {self._version} of {tenant} is written but {error}") from error
         except StoreUnavailable as error:
             if self._in_doubt:
                 raise CommitUnknown(
@@ -69,6 +67,8 @@ class Commit:
             raise
         if reply[0] == lua.LOST:
             raise StoreCorrupt(tenant, "there are pages but no log: changes are lost")
+        if reply[0] == lua.ANSWERED:
+            raise AnswerExists
         if reply[0] == lua.CONFLICT:
             self._refuse(tenant, found=int(reply[1]), taken=bool(reply[2]))
 
@@ -89,7 +89,7 @@ class Commit:
         await self._link.reach()
         doubt, self._in_doubt = self._in_doubt, True
         try:
-            reply = await (self._send_and_wait() if durability.waits else self._send())
+            reply = await (self._send() if durability.wait is None else self._send_and_wait(durability.wait))
         except ResponseError:  # refused, which says nothing about the attempts before
             self._in_doubt = doubt
             raise
@@ -99,15 +99,25 @@ class Commit:
     async def _send(self) -> list[Any]:
         return as_list(await self._script(keys=self._keys, args=self._args))
 
-    async def _send_and_wait(self) -> list[Any]:
-        """WAITAOF waits for the writes of its own connection, so both go through one."""
+    async def _send_and_wait(self, wait: str) -> list[Any]:
+        """WAIT and WAITAOF wait for the writes of their own connection, so both go through one."""
+        patience_ms = int(self._link.timeout_s * 800)
+        replicas = self._link.replicas
         async with self._link.client.pipeline(transaction=False) as pipe:
             await self._script(keys=self._keys, args=self._args, client=pipe)
-            pipe.execute_command("WAITAOF", 1, 0, int(self._link.timeout_s * 800))
+            pipe.execute_command(*(("WAIT", replicas) if wait == "WAIT" else ("WAITAOF", 1, 0)), patience_ms)
             reply, waited = await pipe.execute(raise_on_error=False)
         if isinstance(reply, Exception):
             raise reply
-        if reply[0] in (lua.COMMITTED, lua.REPEATED) and (isinstance(waited, Exception) or waited[0] < 1):
+        if reply[0] in (lua.COMMITTED, lua.REPEATED) and (failure := _shortfall(wait, waited, replicas)):
             self._link.durability = None
-            raise _NotOnDisk
+            raise _NotDurable(failure)
         return as_list(reply)
+
+
+def _shortfall(wait: str, reply: Any, replicas: int) -> str:
+    """What a WAIT or WAITAOF says is missing; empty if nothing is."""
+    if wait == "WAIT":
+        have = 0 if isinstance(reply, Exception) else int(reply)
+        return "" if have >= replicas else f"only {have} of {replicas} replicas had it in time"
+    return "" if not isinstance(reply, Exception) and reply[0] >= 1 else "was not fsynced in time"

@@ -30,6 +30,7 @@ class Directory:
             self._keys[row] = self._keys[last]
             self.ids[row] = self.ids[last]
             self._row[self.ids[row]] = row
+        self._keys[last] = 0  # what is removed is not kept
         self.ids.pop()
 
     def nearest(self, queries: Tensor, count: int) -> list[list[tuple[str, float]]]:

@@ -8,45 +8,67 @@ from typing import Literal
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-Level = Literal["disk", "memory"]
+from memory.errors import PromiseBroken
+
+Level = Literal["memory", "disk", "replica"]
 
 
 @dataclass(frozen=True)
 class Durability:
     """
-    level: `disk`: a write is answered when its append-only file is fsynced; it survives kill -9 and loss of
-        power. `memory`: it is answered when the server has it, and is lost if the server dies before its next
-        fsync.
-    waits: each write must be followed by WAITAOF for the level to hold.
+    level: `memory`: a write is answered when the server has it, and is lost if the server dies before its next fsync.
+        `disk`: when its append-only file is fsynced; it survives kill -9 and loss of power. `replica`: when other
+        servers have it too; it survives the loss of this one.
+    wait: the command that must follow each write for the level to hold, None where none must.
     reason: why, for people.
     """
 
     level: Level
-    waits: bool
+    wait: Literal["WAITAOF", "WAIT"] | None
     reason: str
 
 
-async def probe(client: Redis) -> Durability:
+async def probe(client: Redis, wanted: Level | None, replicas: int) -> Durability:
     """Asks the server how it is configured.
 
+    Args:
+        wanted: the level to keep; None for the strongest that one server keeps alone.
+        replicas: how many must be there for level `replica`.
+
     Raises:
+        PromiseBroken: it cannot keep the wanted level.
         redis.RedisError: it does not answer.
     """
+    if wanted == "memory":
+        return Durability("memory", None, "answered when the server has it, as configured")
+    if wanted == "replica":
+        known = (await client.info("replication")).values()
+        connected = sum(isinstance(one, dict) and one.get("state") == "online" for one in known)
+        if connected < replicas:
+            raise PromiseBroken(wanted, f"{connected} of {replicas} replicas are connected")
+        return Durability("replica", "WAIT", f"WAIT {replicas} after each write ({connected} replicas connected)")
+    found = await _on_disk(client)
+    if found.level != "disk" and wanted == "disk":
+        raise PromiseBroken(wanted, found.reason)
+    return found
+
+
+async def _on_disk(client: Redis) -> Durability:
     persistence = await client.info("persistence")
     if not persistence.get("aof_enabled"):
-        return Durability("memory", False, "the server has no append-only file (appendonly no)")
+        return Durability("memory", None, "the server has no append-only file (appendonly no)")
     try:
         appendfsync = (await client.config_get("appendfsync")).get("appendfsync")
     except ResponseError:  # managed servers refuse CONFIG
         appendfsync = "unknown"
     if _text(appendfsync) == "always":
-        return Durability("disk", False, "the server fsyncs before it answers (appendfsync always)")
+        return Durability("disk", None, "the server fsyncs before it answers (appendfsync always)")
     try:
         # For no file and no replica: it answers at once.
         await client.execute_command("WAITAOF", 0, 0, 0)  # type: ignore[no-untyped-call]  # redis-py's
     except ResponseError:
-        return Durability("memory", False, f"appendfsync {_text(appendfsync)}, and no WAITAOF on this server")
-    return Durability("disk", True, f"WAITAOF after each write (appendfsync {_text(appendfsync)})")
+        return Durability("memory", None, f"appendfsync {_text(appendfsync)}, and no WAITAOF on this server")
+    return Durability("disk", "WAITAOF", f"WAITAOF after each write (appendfsync {_text(appendfsync)})")
 
 
 def _text(value: object) -> str:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import groupby
 
 import torch
 
-from memory import snapshot
-from memory.change import Change, size_bytes
-from memory.directory import Directory
-from memory.errors import BadKey, DuplicateId, FactNotFound, MemoryError_, VersionConflict
-from memory.fact import Fact, normalise
+from memory.change import Change
+from memory.errors import BadKey, CorruptPage, DuplicateId, FactNotFound, MemoryError_, VersionConflict
+from memory.fact import Fact, is_current, normalise
 from memory.page import Page, PageSettings
 from memory.placement import Placement
 from memory.query import Query, Reading
+from memory.record import pack, size_bytes
+from memory.register import Register
 from memory.scope import Scope, ScopeDecision
+from memory.snapshot import StoredPage
 
 SPOKE = 8  # how many facts a reading names
 ASKED = 3  # how many facts one prompt may ask for
@@ -32,28 +33,10 @@ BLOCK_BYTES = 900_000  # of a block's facts: it is committed by one command, and
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """A page, the ids of its rows, and the version that its stored bytes cover (0: not stored)."""
+    """A page and the ids of its rows."""
 
     page: Page
     ids: tuple[str, ...] = ()
-    covered: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """The pages that changes forget from, worked out but not yet put in place.
-
-    Attributes:
-        sheets: each such page after the changes.
-        residuals: of forgetting, by page (Page.without).
-        erase: log versions whose entries hold what the changes forget.
-        stored: new bytes of those pages whose stored ones hold what the changes forget.
-    """
-
-    sheets: Mapping[int, Sheet]
-    residuals: Mapping[int, float]
-    erase: tuple[int, ...]
-    stored: Mapping[int, bytes]
 
 
 class EpisodicMemory:
@@ -70,11 +53,9 @@ class EpisodicMemory:
         self.dim, self.settings, self.scope, self.device = dim, settings, scope, device
         self.version = 0
         self._sheets: dict[int, Sheet] = {}
-        self._facts: dict[str, Fact] = {}
-        self._page_of: dict[str, int] = {}
-        self._by_prompt: dict[str, str] = {}
-        self._directory = Directory(dim)
+        self._register = Register(dim)
         self._dirty: set[int] = set()
+        self._changed_at: dict[int, int] = {}  # page -> version of its last change
 
     @classmethod
     def restore(
@@ -83,30 +64,47 @@ class EpisodicMemory:
         settings: PageSettings,
         scope: Scope,
         *,
-        pages: Mapping[int, bytes],
+        pages: Mapping[int, StoredPage],
         changes: Sequence[Change],
         version: int,
+        repaired: Collection[int] = (),
         device: torch.device | str = "cpu",
     ) -> EpisodicMemory:
-        """The memory of a snapshot and a log.
+        """The memory of a snapshot and a log. Its pages are solved when they are first asked.
+
+        Args:
+            repaired: pages whose snapshot is damaged and must be written again.
 
         Raises:
-            CorruptPage: a page's bytes are damaged.
+            CorruptPage: a page does not fit these settings.
         """
         memory = cls(dim, settings, scope, device)
-        for index in sorted(pages):
-            page, facts, covered = snapshot.from_bytes(pages[index], settings, dim, device)
-            memory._sheets[index] = Sheet(page, tuple(f.id for f in facts), covered)
-            for fact in facts:
-                memory._index(fact, index)
-        for _, block in groupby(changes, lambda change: change.block or change.version):
-            if news := [change for change in block if change.version > memory._covered(change.page)]:
-                memory.apply(news)
+        for index, stored in sorted(pages.items()):
+            memory._lay(index, stored.facts)
+        covered = {index: stored.covered for index, stored in pages.items()}
+        memory.replay([change for change in changes if change.version > covered.get(change.page, 0)])
         memory.version = version
+        memory._dirty.update(repaired)
         return memory
 
+    def replay(self, changes: Sequence[Change]) -> None:
+        """Make changes of a log, in their blocks. Raises VersionConflict."""
+        for _, block in groupby(changes, lambda change: change.block or change.version):
+            self.apply(list(block))
+
+    def _lay(self, index: int, facts: Sequence[Fact]) -> None:
+        rows = [fact for fact in facts if not fact.until]
+        if len(rows) > self.settings.slots or any(fact.key.shape != (self.dim,) for fact in rows):
+            wanted = f"{self.settings.slots} of {self.dim}"
+            raise CorruptPage(f"page {index} holds {len(rows)} facts with keys of {len(facts[0].key)} dimensions, wanted at most {wanted}")
+        page = Page.of(self.settings, self.dim, [f.key for f in rows], [f.code for f in rows], self.device)
+        self._sheets[index] = Sheet(page, tuple(fact.id for fact in rows))
+        for fact in facts:
+            self._register.add(fact, index)
+
     def __len__(self) -> int:
-        return len(self._facts)
+        """How many facts there are, history not counted."""
+        return len(self._register)
 
     @property
     def pages(self) -> int:
@@ -114,20 +112,41 @@ class EpisodicMemory:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the pages' rows in use."""
-        return sum(sheet.page.size_bytes for sheet in self._sheets.values())
+        """About how many bytes it takes here."""
+        return self._register.size_bytes + sum(sheet.page.size_bytes for sheet in self._sheets.values())
 
     def get(self, fact_id: str) -> Fact:
         """Raises FactNotFound."""
-        try:
-            return self._facts[fact_id]
-        except KeyError:
-            raise FactNotFound(fact_id) from None
+        return self._register.get(fact_id)
 
-    def facts(self, after: str = "", limit: int = 100) -> list[Fact]:
-        """Facts in the order of their ids, those behind `after`."""
-        ids = sorted(fact_id for fact_id in self._facts if fact_id > after)
-        return [self._facts[fact_id] for fact_id in islice(ids, limit)]
+    def holder(self, prompt: str) -> str | None:
+        """The id of the fact with this prompt."""
+        return self._register.holder(prompt)
+
+    def facts(self, after: str = "", limit: int = 100, where: Callable[[Fact], bool] = is_current) -> list[Fact]:
+        """Facts in the order of their ids, those behind `after` that `where` holds for."""
+        return self._register.facts(after, limit, where)
+
+    def expired(self, now: float) -> list[str]:
+        """Ids of the facts that expired by `now` (Unix time)."""
+        return [fact.id for fact in self._register if fact.expires_at is not None and fact.expires_at <= now]
+
+    @property
+    def next_expiry(self) -> float | None:
+        """When the next fact expires, Unix time."""
+        return min((fact.expires_at for fact in self._register if fact.expires_at is not None), default=None)
+
+    def as_of(self, version: int) -> EpisodicMemory:
+        """The memory as it was at a version, of the facts that are kept: what is forgotten since is not in it."""
+        past = EpisodicMemory(self.dim, self.settings, self.scope, self.device)
+        pages: dict[int, list[Fact]] = defaultdict(list)
+        for fact in sorted(self._register, key=lambda fact: fact.version):
+            if fact.version <= version and (not fact.until or fact.until > version):
+                pages[self._register.page_of(fact.id)].append(replace(fact, until=0))
+        for index, facts in pages.items():
+            past._lay(index, facts)
+        past.version = version
+        return past
 
     def plan_write(self, fact: Fact) -> Change:
         """The change that writes one fact, as `plan_block`. Raises DuplicateId, BadKey."""
@@ -136,8 +155,9 @@ class EpisodicMemory:
             raise planned
         return planned
 
-    def plan_block(self, facts: Sequence[Fact]) -> list[Change | MemoryError_]:
-        """The changes that write the first of `facts` in one commit. Each supersedes the fact with the same prompt.
+    def plan_block(self, facts: Sequence[Fact], *, keep: bool = False) -> list[Change | MemoryError_]:
+        """The changes that write the first of `facts` in one commit. Each supersedes the fact with the same prompt: that is
+        forgotten or, with `keep`, made history.
 
         Returns:
             An outcome for each fact that the block takes, at least one: its change, or why it is refused (DuplicateId,
@@ -154,11 +174,11 @@ class EpisodicMemory:
                     break
                 taken[prompt] = fact
             refusals.append(refusal)
-        changes = iter(self._changes(taken))
+        changes = iter(self._changes(taken, keep))
         return [next(changes) if refusal is None else refusal for refusal in refusals]
 
     def _refusal(self, fact: Fact, taken: Mapping[str, Fact]) -> MemoryError_ | None:
-        if fact.id in self._facts or any(fact.id == other.id for other in taken.values()):
+        if fact.id in self._register or any(fact.id == other.id for other in taken.values()):
             return DuplicateId(fact.id)
         if fact.key.shape != (self.dim,) or not bool(torch.isfinite(fact.key).all()):
             return BadKey(f"an address key has shape {tuple(fact.key.shape)}, this memory needs ({self.dim},), all finite")
@@ -166,84 +186,90 @@ class EpisodicMemory:
             return BadKey(f"a value code has shape {tuple(fact.code.shape)}, it must be a vector, all finite")
         return None
 
-    def _changes(self, facts: Mapping[str, Fact]) -> list[Change]:
+    def _changes(self, facts: Mapping[str, Fact], keep: bool) -> list[Change]:
         """The block of changes that writes facts given by their prompts."""
         if not facts:
             return []
         keys = torch.stack([fact.key for fact in facts.values()])
         neighbours = [
-            next(((self._page_of[i], similarity) for i, similarity in found), None)
-            for found in self._directory.nearest(keys, 1)
+            next(((self._register.page_of(i), similarity) for i, similarity in found), None)
+            for found in self._register.nearest(keys, 1)
         ]
         rows = {index: len(sheet.ids) for index, sheet in self._sheets.items()}
         placement = Placement(keys, neighbours, rows, self.settings.slots)
         block = self.version + len(facts) if len(facts) > 1 else 0
         changes: list[Change] = []
         for version, (prompt, fact) in enumerate(facts.items(), self.version + 1):
-            old = self._by_prompt.get(prompt)
-            page = placement.next(None if old is None else self._page_of[old])
-            forgets = () if old is None else (old,)
-            changes.append(Change(version, "write", page, replace(fact, version=version), forgets, block))
+            old = self._register.holder(prompt)
+            page = placement.next(None if old is None else self._register.page_of(old))
+            change = Change(version, "write", page, replace(fact, version=version), block=block)
+            if old is not None:
+                replaced = self._register.get(old)
+                answers = (replaced.answer,) if replaced.answer and not keep else ()
+                change = replace(change, replaced=(old,), answers=answers)
+                change = replace(change, retires=(replaced.version,)) if keep else replace(change, forgets=(replaced.version,))
+            changes.append(change)
         return changes
 
+    def plan_update(self, fact: Fact) -> Change:
+        """The change that puts `fact` in the place of the one with its id and prompt. Raises FactNotFound."""
+        old = self.get(fact.id)
+        if old.until:
+            raise FactNotFound(fact.id)
+        version = self.version + 1
+        fact = replace(fact, version=version, answer="")
+        answers = (old.answer,) if old.answer else ()
+        return Change(version, "write", self._register.page_of(fact.id), fact, (old.version,), replaced=(fact.id,), answers=answers)
+
     def plan_forget(self, fact_id: str) -> Change:
-        """The change that forgets a fact. Raises FactNotFound."""
-        self.get(fact_id)
-        return Change(self.version + 1, "forget", self._page_of[fact_id], None, (fact_id,))
+        """The change that forgets a fact, be it current or history. Raises FactNotFound."""
+        fact = self.get(fact_id)
+        return Change(
+            self.version + 1,
+            "forget",
+            self._register.page_of(fact_id),
+            forgets=(fact.version,),
+            replaced=(fact_id,),
+            answers=(fact.answer,) if fact.answer else (),
+        )
 
-    def prepare(self, changes: Sequence[Change]) -> Prepared:
-        """Work out the pages that changes forget from: the store must erase before the changes are acknowledged."""
-        sheets: dict[int, Sheet] = {}
-        residuals: dict[int, float] = {}
-        stored: dict[int, bytes] = {}
-        incoming = {change.fact.id: change.fact for change in changes if change.fact is not None}
-        for index, own in _by_page(changes).items():
-            forgotten = [self._facts[i] for change in own for i in change.forgets if i in self._facts]
-            if not forgotten:
-                continue
-            sheet = self._sheets[index]
-            after, residuals[index] = self._after(sheet, own)
-            if any(fact.version <= sheet.covered for fact in forgotten):
-                after = replace(after, covered=changes[-1].version)
-                stored[index] = self._bytes(after, after.covered, incoming)
-            sheets[index] = after
-        erase = tuple(self._facts[i].version for change in changes for i in change.forgets if i in self._facts)
-        return Prepared(sheets, residuals, erase, stored)
-
-    def apply(self, changes: Sequence[Change], prepared: Prepared | None = None) -> float:
+    def apply(self, changes: Sequence[Change]) -> float:
         """Make the committed changes of one block; returns the greatest residual of what they forgot.
 
         Raises:
-            VersionConflict: they do not follow this memory's version (replayed logs may have gaps).
+            VersionConflict: they do not follow this memory's version.
         """
         if changes[0].version <= self.version:
             raise VersionConflict(self.version, changes[0].version - 1)
-        residuals = dict(prepared.residuals) if prepared is not None else {}
+        residuals = []
         for index, own in _by_page(changes).items():
-            if prepared is not None and index in prepared.sheets:
-                sheet = prepared.sheets[index]
-            else:
-                sheet = self._sheets.get(index) or Sheet(Page(self.settings, self.dim, device=self.device))
-                sheet, residuals[index] = self._after(sheet, own)
+            sheet = self._sheets.get(index) or Sheet(Page(self.settings, self.dim, device=self.device))
+            self._sheets[index], residual = self._after(sheet, own)
+            residuals.append(residual)
             for change in own:
-                for fact_id in change.forgets:
-                    self._drop(fact_id)
-                if change.fact is not None:
-                    self._index(change.fact, index)
-            self._sheets[index] = sheet
-            if prepared is not None and index in prepared.stored:
-                self._dirty.discard(index)
-            else:
-                self._dirty.add(index)
+                self._account(change, index)
+            self._dirty.add(index)
+            self._changed_at[index] = changes[-1].version
         self.version = changes[-1].version
-        return max(residuals.values())
+        return max(residuals)
+
+    def _account(self, change: Change, index: int) -> None:
+        """Bring what is known of the facts up to a change."""
+        for version in change.forgets:
+            if (fact_id := self._register.written_by(version)) is not None:
+                self._register.remove(fact_id)
+        for version in change.retires:
+            if (fact_id := self._register.written_by(version)) is not None:
+                self._register.add(replace(self._register.remove(fact_id), until=change.version), index)
+        if change.fact is not None:
+            self._register.add(change.fact, index)
 
     def _after(self, sheet: Sheet, changes: Sequence[Change]) -> tuple[Sheet, float]:
-        """The sheet after a block's changes of its page. It works in place on one that nothing is forgotten from."""
+        """The sheet after a block's changes of its page."""
         page, ids, residual = sheet.page, sheet.ids, 0.0
-        if any(change.forgets for change in changes):
-            # Solved afresh even if the forgotten fact is unknown: its log entry may be erased.
-            gone = {fact_id for change in changes for fact_id in change.forgets}
+        if any(change.forgets or change.retires for change in changes):
+            # Solved afresh even if the fact is unknown: it may be gone from the log that is replayed.
+            gone = {self._register.written_by(version) for change in changes for version in (*change.forgets, *change.retires)}
             page, residual = page.without([row for row, fact_id in enumerate(ids) if fact_id in gone])
             ids = tuple(fact_id for fact_id in ids if fact_id not in gone)
         facts = [change.fact for change in changes if change.fact is not None]
@@ -252,11 +278,7 @@ class EpisodicMemory:
         else:
             for fact in facts:
                 page.write(fact.key, fact.code)
-        return Sheet(page, (*ids, *(fact.id for fact in facts)), sheet.covered), residual
-
-    def _covered(self, index: int) -> int:
-        sheet = self._sheets.get(index)
-        return 0 if sheet is None else sheet.covered
+        return Sheet(page, (*ids, *(fact.id for fact in facts))), residual
 
     def read(self, queries: Sequence[Query], exclude: Collection[str] = ()) -> Reading:
         """Read with the query that fits best; `exclude` answers as if those facts were forgotten.
@@ -294,10 +316,10 @@ class EpisodicMemory:
     def _decide(self, queries: Sequence[Query], exclude: Collection[str]) -> list[ScopeDecision]:
         left = len(self) - len(set(exclude))
         keys = torch.stack([query.key for query in queries])
-        nearest = self._directory.nearest(keys, self.scope.candidates + len(set(exclude)))
+        nearest = self._register.nearest(keys, self.scope.candidates + len(set(exclude)))
         decisions = []
         for query, found in zip(queries, nearest, strict=True):
-            candidates = [(self._facts[i], s) for i, s in found if i not in exclude][: self.scope.candidates]
+            candidates = [(self._register.get(i), s) for i, s in found if i not in exclude][: self.scope.candidates]
             decisions.append(self.scope.decide(query.text, candidates, left))
         return decisions
 
@@ -318,7 +340,7 @@ class EpisodicMemory:
 
     def _page_without(self, fact_id: str, exclude: Collection[str]) -> tuple[Page, list[str]]:
         """A fact's page and the ids of its rows, solved without the excluded facts."""
-        sheet = self._sheets[self._page_of[fact_id]]
+        sheet = self._sheets[self._register.page_of(fact_id)]
         rows = [row for row, found in enumerate(sheet.ids) if found in exclude]
         page = sheet.page.without(rows)[0] if rows else sheet.page
         return page, [found for found in sheet.ids if found not in exclude]
@@ -327,45 +349,28 @@ class EpisodicMemory:
         """The readout (W,) float64 at a fact's own key. Raises FactNotFound."""
         return self._recall(self.get(fact_id), ())
 
-    def dirty_pages(self) -> dict[int, bytes]:
-        """Bytes of the pages changed since they were stored, as of this version."""
-        return {i: self._bytes(self._sheets[i], self.version) for i in sorted(self._dirty)}
+    def snapshot(self) -> dict[int, list[Fact]]:
+        """The facts of the pages changed since the last snapshot, rows first, as of this version. These pages are solved
+        afresh when they are next asked, as those of a memory that is restored from the snapshot will be."""
+        pages: dict[int, list[Fact]] = {}
+        for index in sorted(self._dirty):
+            sheet = self._sheets[index]
+            sheet.page.settle()
+            pages[index] = [self._register.get(fact_id) for fact_id in sheet.ids] + self._register.history_of(index)
+        return pages
 
     def mark_stored(self, pages: Collection[int], version: int) -> None:
-        """These pages were stored as of `version`, or are already stored newer."""
-        for index in pages:
-            sheet = self._sheets[index]
-            if sheet.covered < version:
-                self._sheets[index] = replace(sheet, covered=version)
-        if version == self.version:
-            self._dirty -= set(pages)
+        """These pages were stored as of `version`."""
+        self._dirty = {index for index in self._dirty if index not in pages or self._changed_at[index] > version}
 
     def checksum(self) -> str:
         """SHA-256 over all pages and facts: equal memories, bit for bit, have equal checksums."""
         digest = hashlib.sha256(str(self.version).encode())
-        for index in sorted(self._sheets):
-            sheet = self._sheets[index]
-            facts = [self._facts[fact_id] for fact_id in sheet.ids]
-            digest.update(f"{index}:{snapshot.digest(sheet.page, facts)}".encode())
+        for index, sheet in sorted(self._sheets.items()):
+            digest.update(f"{index} {sheet.page.checksum()}".encode())
+            for fact in (*map(self._register.get, sheet.ids), *self._register.history_of(index)):
+                digest.update(pack(fact))
         return digest.hexdigest()
-
-    def _bytes(self, sheet: Sheet, version: int, incoming: Mapping[str, Fact] | None = None) -> bytes:
-        new = incoming or {}
-        facts = [new[fact_id] if fact_id in new else self._facts[fact_id] for fact_id in sheet.ids]
-        return snapshot.to_bytes(sheet.page, facts, version)
-
-    def _index(self, fact: Fact, page: int) -> None:
-        self._facts[fact.id], self._page_of[fact.id] = fact, page
-        self._by_prompt[normalise(fact.prompt)] = fact.id
-        self._directory.add(fact.id, fact.key)
-
-    def _drop(self, fact_id: str) -> None:
-        fact = self._facts.pop(fact_id, None)
-        if fact is not None:
-            self._page_of.pop(fact_id)
-            self._directory.remove(fact_id)
-            if self._by_prompt.get(normalise(fact.prompt)) == fact_id:
-                del self._by_prompt[normalise(fact.prompt)]
 
 
 def _by_page(changes: Sequence[Change]) -> dict[int, list[Change]]:

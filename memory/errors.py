@@ -23,6 +23,10 @@ class BadKey(MemoryError_):
     """An address key or code of the wrong shape, or with values that are no numbers."""
 
 
+class CorruptRecord(MemoryError_):
+    """A sealed fact is torn, altered, or belongs elsewhere."""
+
+
 class CorruptPage(MemoryError_):
     """A page's bytes are torn, altered or of another format."""
 
@@ -37,10 +41,20 @@ class VersionConflict(MemoryError_):
         self.expected, self.found = expected, found
 
 
+class AnswerExists(MemoryError_):
+    """Another request with this Idempotency-Key has been answered meanwhile; nothing was written."""
+
+
 class StoreUnavailable(MemoryError_):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class PromiseBroken(MemoryError_):
+    def __init__(self, wanted: str, reason: str) -> None:
+        super().__init__(f"durability {wanted!r} cannot be kept: {reason}; nothing is written")
+        self.wanted, self.reason = wanted, reason
 
 
 class StoreCorrupt(MemoryError_):

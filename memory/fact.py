@@ -20,6 +20,10 @@ class Fact:
         code: (W,) float32 value code of the target, on the CPU.
         created_at: seconds since the epoch.
         version: log position that wrote it; 0 before it is written.
+        expires_at: seconds since the epoch; None for never.
+        until: log position from which on a newer fact stands in its place and this one is kept as history; 0 while it
+            is current.
+        answer: digest of the Idempotency-Key it was taught with; empty without one.
     """
 
     id: str
@@ -30,8 +34,21 @@ class Fact:
     created_at: float
     metadata: Mapping[str, Scalar]
     version: int = 0
+    expires_at: float | None = None
+    until: int = 0
+    answer: str = ""
+
+
+def is_current(fact: Fact) -> bool:
+    """Whether no newer fact stands in its place."""
+    return not fact.until
 
 
 def normalise(prompt: str) -> str:
     """The form under which two prompts are the same: NFKC, one space, no outer space, case folded."""
     return " ".join(unicodedata.normalize("NFKC", prompt).split()).casefold()
+
+
+def held_bytes(fact: Fact) -> int:
+    """About how many bytes a fact and its entry in the directory take in memory, without its row of a page."""
+    return 8 * len(fact.key) + 4 * len(fact.code) + len(fact.prompt) + len(fact.target) + 1500

@@ -1,8 +1,14 @@
 """The names of a tenant's keys.
 
-    larimar:{tenant}:log     stream; the change of version v is the entry v-0. It keeps its last id when its
-                             entries are erased or trimmed, even all of them: no version is given twice.
-    larimar:{tenant}:pages   hash; page:<n> -> sealed bytes (envelope.py), floor -> version (lua.py)
+    larimar:{tenant}:log          stream; the change of version v is the entry v-0 (change.py). It keeps its last id when
+                                  its entries are trimmed, even all of them: no version is given twice.
+    larimar:{tenant}:pages        hash; page:<n> -> the manifest of a page's snapshot, old:<n> -> the one before it,
+                                  floor -> the version that the snapshot covers, reach -> the one the log is trimmed to
+    larimar:{tenant}:parts        hash; <n>:<token>:<i> -> a part of a page's bytes, under 1 MiB
+    larimar:{tenant}:data-keys    hash; version -> data key of the fact written by it; unused where keys lie in files
+    larimar:{tenant}:answers      hash; digest of an Idempotency-Key -> the sealed answer
+    larimar:{tenant}:lease        string; the token of who may write a snapshot, with an expiry
+    larimar:{tenant}:fence        string; the last token given
 
 The braces are Redis Cluster's hash tag: all of a tenant is on one node, where a script can change it in one
 step. A tenant's name has neither brace nor colon, so no two tenants share a key.
@@ -14,10 +20,10 @@ import re
 from dataclasses import dataclass
 
 _TENANT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_PAGE = re.compile(rb"page:(0|[1-9][0-9]*)")
+_PAGE = re.compile(rb"(page|old):(0|[1-9][0-9]*)")
 
-FLOOR = b"floor"
-ERASURES = "larimar:erasures"  # the embedded server's count of erasures its files may still hold (scrub.py)
+FLOOR, REACH = b"floor", b"reach"
+EXPIRIES = "larimar:expiries"  # sorted set over all tenants: when the next fact of each expires
 
 
 @dataclass(frozen=True)
@@ -33,23 +39,55 @@ class Keys:
         if _TENANT.fullmatch(self.tenant) is None:
             raise ValueError(f"tenant {self.tenant[:80]!r}: wanted 1 to 64 of A-Z a-z 0-9 _ . -")
 
+    def _named(self, what: str) -> str:
+        return f"larimar:{{{self.tenant}}}:{what}"
+
     @property
     def log(self) -> str:
-        return f"larimar:{{{self.tenant}}}:log"
+        return self._named("log")
 
     @property
     def pages(self) -> str:
-        return f"larimar:{{{self.tenant}}}:pages"
+        return self._named("pages")
+
+    @property
+    def parts(self) -> str:
+        return self._named("parts")
+
+    @property
+    def data_keys(self) -> str:
+        return self._named("data-keys")
+
+    @property
+    def answers(self) -> str:
+        return self._named("answers")
+
+    @property
+    def lease(self) -> str:
+        return self._named("lease")
+
+    @property
+    def fence(self) -> str:
+        return self._named("fence")
+
+    @property
+    def all(self) -> list[str]:
+        """Log and pages first."""
+        return [self.log, self.pages, self.parts, self.data_keys, self.answers, self.lease, self.fence]
 
 
-def page_field(page: int) -> bytes:
-    return b"page:%d" % page
+LOGS = "larimar:{*}:log"  # pattern of every tenant's log
 
 
-def page_of(field: bytes) -> int | None:
-    """The inverse of `page_field`; None for anything else."""
+def tenant_of(log: bytes) -> str:
+    """The tenant whose log has this name."""
+    return log.removeprefix(b"larimar:{").removesuffix(b"}:log").decode()
+
+
+def page_of(field: bytes) -> tuple[str, int] | None:
+    """`page` or `old` and the page's number, of a field of the pages' hash; None for anything else."""
     match = _PAGE.fullmatch(field)
-    return None if match is None else int(match[1])
+    return None if match is None else (match[1].decode(), int(match[2]))
 
 
 def entry_id(version: int) -> str:

@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from memory.durability import Durability, probe
+from memory.durability import Durability, Level, probe
 from memory.errors import StoreCorrupt, StoreUnavailable
 
 T = TypeVar("T")
@@ -29,10 +29,14 @@ class Link:
         client: one that retries nothing itself (connection.py).
         timeout_s: for one `call` with `hurry`, its retries included.
         retry: for attempts that lost their connection.
+        level, replicas: the durability that commits promise (durability.probe).
     """
 
-    def __init__(self, client: Redis, *, timeout_s: float, retry: Retry | None = None) -> None:
+    def __init__(
+        self, client: Redis, *, timeout_s: float, retry: Retry | None = None, level: Level | None = None, replicas: int = 1
+    ) -> None:
         self.client, self.timeout_s = client, timeout_s
+        self.level, self.replicas = level, replicas
         self._retry = retry or default_retry()
         self.durability: Durability | None = None  # unknown until asked, and after a lost connection
 
@@ -61,9 +65,9 @@ class Link:
         await pool.release(await pool.get_connection())  # type: ignore[no-untyped-call]  # redis-py's
 
     async def known_durability(self) -> Durability:
-        """As `durability`, asked for if need be. Raises what redis-py raises."""
+        """As `durability`, asked for if need be. Raises PromiseBroken and what redis-py raises."""
         if self.durability is None:
-            self.durability = await probe(self.client)
+            self.durability = await probe(self.client, self.level, self.replicas)
         return self.durability
 
     async def _lost(self, _: Exception) -> None:

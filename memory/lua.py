@@ -1,12 +1,10 @@
 """The steps that must happen wholly or not at all, as scripts that the server runs.
 
-A script that fails does not undo what it wrote. So each checks all that can fail (types, versions, that
+A script that fails does not undo what it wrote. So each checks all that can fail (types, versions, tokens, that
 arguments are complete) before its first write; what is left is a server out of memory, which refuses a script
 at its start.
 
-KEYS are the tenant's log and pages. The pages' hash holds `page:<n>` and `floor`: the last version at which
-somebody wrote or erased pages. A snapshot taken before the floor knows facts that are forgotten since, or
-lacks changes that are trimmed since, and must not be written.
+KEYS are the tenant's log and pages, then what else the script needs. Lists among ARGV stand after their length.
 """
 
 from __future__ import annotations
@@ -35,28 +33,28 @@ local function last_version()
     if info[i] == 'last-generated-id' then return tonumber(string.match(info[i + 1], '^%d+')) end
   end
 end
-local function write_pages(set, del)
-  for i = 1, #set, 2 do redis.call('HSET', pages, set[i], set[i + 1]) end
-  for i = 1, #del do redis.call('HDEL', pages, del[i]) end
-end
 if not (has_type(log, 'stream') and has_type(pages, 'hash')) then
   return redis.error_reply('WRONGTYPE a key of this tenant is not what the store wrote')
 end
 """
 
-COMMITTED, REPEATED, CONFLICT, LOST = 0, 1, 2, 3
+COMMITTED, REPEATED, CONFLICT, LOST, FENCED, ANSWERED = 0, 1, 2, 3, 4, 5
 
-# ARGV: first version, nonce, number of entries, the fields of each, ids to erase, pages to set, pages to delete
-# (lists, each after its length). Entry i takes the version first + i - 1. Returns {COMMITTED}, {REPEATED} (this
-# very commit came through before), {CONFLICT, last version, whether the version's entry is still there} or
-# {LOST} (there are pages, so there was a log).
+# KEYS: log, pages, data keys, answers. ARGV: first version, nonce, number of entries, the fields of each; lists of data
+# keys to set and delete, and of answers to set and delete. Entry i takes the version first + i - 1. Returns {COMMITTED},
+# {REPEATED} (this very commit came through before), {CONFLICT, last version, whether the version's entry is still
+# there}, {LOST} (there are pages, so there was a log) or {ANSWERED} (there is an answer of this name already).
 COMMIT = (
     _SHARED
     + """
 local version, nonce = take(), take()
 local entries = {}
 for i = 1, tonumber(take()) do entries[i] = take_list() end
-local erase, set, del = take_list(), take_list(), take_list()
+local set_keys, del_keys, set_answers, del_answers = take_list(), take_list(), take_list(), take_list()
+local keys, answers = KEYS[3], KEYS[4]
+if not (has_type(keys, 'hash') and has_type(answers, 'hash')) then
+  return redis.error_reply('WRONGTYPE a key of this tenant is not what the store wrote')
+end
 local id = version .. '-0'
 local last = last_version()
 if last == nil and redis.call('EXISTS', pages) == 1 then return {3} end
@@ -73,32 +71,95 @@ if last ~= tonumber(version) - 1 then
   end
   return {2, last, 1}
 end
+for i = 1, #set_answers, 2 do
+  if redis.call('HEXISTS', answers, set_answers[i]) == 1 then return {5} end
+end
 for i = 1, #entries do redis.call('XADD', log, (version + i - 1) .. '-0', 'nonce', nonce, unpack(entries[i])) end
-for i = 1, #erase do redis.call('XDEL', log, erase[i]) end
-write_pages(set, del)
-if #erase + #set + #del > 0 then redis.call('HSET', pages, 'floor', version + #entries - 1) end
-if #erase > 0 and KEYS[3] then redis.call('INCR', KEYS[3]) end
+for i = 1, #set_keys, 2 do redis.call('HSET', keys, set_keys[i], set_keys[i + 1]) end
+for i = 1, #del_keys do redis.call('HDEL', keys, del_keys[i]) end
+for i = 1, #set_answers, 2 do redis.call('HSET', answers, set_answers[i], set_answers[i + 1]) end
+for i = 1, #del_answers do redis.call('HDEL', answers, del_answers[i]) end
 return {0}
 """
 )
 
-# ARGV: version, pages to set, pages to delete. Returns {COMMITTED} or {CONFLICT, floor, last version}.
-SNAPSHOT = (
+# KEYS: log, pages, lease, fence. ARGV: milliseconds. Returns {COMMITTED, token} or {FENCED} (somebody has the lease).
+LEASE = (
     _SHARED
     + """
-local version = take()
-local set, del = take_list(), take_list()
-local floor = tonumber(redis.call('HGET', pages, 'floor') or 0)
-local last = last_version() or 0
-if floor > tonumber(version) or last < tonumber(version) then return {2, floor, last} end
-write_pages(set, del)
-redis.call('HSET', pages, 'floor', version)
+if redis.call('EXISTS', KEYS[3]) == 1 then return {4} end
+local token = redis.call('INCR', KEYS[4])
+redis.call('SET', KEYS[3], token, 'PX', take())
+return {0, token}
+"""
+)
+
+# KEYS: log, pages, lease, parts. ARGV: token, milliseconds, field, bytes. Returns {COMMITTED} or {FENCED}.
+PART = (
+    _SHARED
+    + """
+if redis.call('GET', KEYS[3]) ~= take() then return {4} end
+redis.call('PEXPIRE', KEYS[3], take())
+redis.call('HSET', KEYS[4], take(), take())
 return {0}
 """
 )
 
-# KEYS: a counter. ARGV: the value it had when the rewrite began. Ends the count unless more was erased since.
-SETTLE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+# KEYS: log, pages, lease, parts. ARGV: token, version, list of page numbers and manifests. Puts the manifests in place,
+# keeps the ones before them, deletes parts that no manifest names, and trims the log up to the snapshot before. Returns
+# {COMMITTED}, {FENCED} or {CONFLICT, floor, last version}.
+SWITCH = (
+    _SHARED
+    + """
+local token, version = take(), tonumber(take())
+local manifests = take_list()
+if redis.call('GET', KEYS[3]) ~= token then return {4} end
+local floor = tonumber(redis.call('HGET', pages, 'floor') or 0)
+local last = last_version() or 0
+if floor > version or last < version then return {2, floor, last} end
+for i = 1, #manifests, 2 do
+  local before = redis.call('HGET', pages, 'page:' .. manifests[i])
+  if before then redis.call('HSET', pages, 'old:' .. manifests[i], before) end
+  redis.call('HSET', pages, 'page:' .. manifests[i], manifests[i + 1])
+end
+redis.call('HSET', pages, 'floor', version, 'reach', floor)
+redis.call('XTRIM', log, 'MINID', (floor + 1) .. '-0')
+local named = {}
+local all = redis.call('HGETALL', pages)
+for i = 1, #all, 2 do
+  local page = string.match(all[i], '^%a+:(%d+)$')
+  if page then named[page .. ':' .. string.format('%d', cjson.decode(all[i + 1]).token)] = true end
+end
+for _, field in ipairs(redis.call('HKEYS', KEYS[4])) do
+  if not named[string.match(field, '^(%d+:%d+):')] then redis.call('HDEL', KEYS[4], field) end
+end
+redis.call('DEL', KEYS[3])
+return {0}
+"""
+)
+
+# KEYS: all of the tenant's. Erases everything but the number of the last version, plus one: other servers must notice.
+# Returns {COMMITTED, version}; version 0 if there was nothing.
+DROP = (
+    _SHARED
+    + """
+local last = last_version()
+if last == nil and redis.call('EXISTS', pages) == 0 then return {0, 0} end
+last = (last or tonumber(redis.call('HGET', pages, 'floor') or 0)) + 1
+redis.call('DEL', unpack(KEYS))
+redis.call('XADD', log, last .. '-0', 'dropped', '')
+redis.call('XTRIM', log, 'MAXLEN', 0)
+redis.call('HSET', pages, 'floor', last, 'reach', last)
+return {0, last}
+"""
+)
+
+# KEYS: expiries. ARGV: tenant, the time that was noted for it, the next one or nothing.
+EXPIRED = """
+local noted = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if noted and tonumber(noted) == tonumber(ARGV[2]) then
+  if ARGV[3] == '' then redis.call('ZREM', KEYS[1], ARGV[1])
+  else redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1]) end
+end
 return redis.status_reply('OK')
 """

@@ -6,6 +6,7 @@ page restored from bytes has the same strides as the page that was saved, and th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -66,12 +67,12 @@ class Page:
         self.device = torch.device(device)
         self.widths: list[int] = []  # of each fact's own code
         self.unchecked = 0  # writes since the last check
+        self.solved = False  # whether inverse and matrix are those of keys and codes
         k = settings.slots
         self._keys = self._buffer(k, dim)
         self._inverse = self._buffer(k, k)
         self._codes = self._buffer(k, width, torch.float32)
         self._matrix = self._buffer(k, width)
-        self.resolve()
 
     def _buffer(self, rows: int, columns: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.empty(rows, columns, dtype=dtype, device=self.device)
@@ -101,17 +102,20 @@ class Page:
     @property
     def inverse(self) -> Tensor:
         """S⁻¹, (R, R) float64."""
+        self._solve()
         return self._inverse[: self.rows, : self.rows]
 
     @property
     def matrix(self) -> Tensor:
         """M, (R, W) float64."""
+        self._solve()
         return self._matrix[: self.rows]
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the rows in use."""
-        return sum(t.numel() * t.element_size() for t in (self.keys, self.codes, self.inverse, self.matrix))
+        solved = 8 * self.rows * (self.settings.slots + self.width) if self.solved else 0
+        return len(self) * (8 * self.dim + 4 * self.width) + solved
 
     def write(self, key: Tensor, code: Tensor) -> None:
         """Write one fact in one shot, O(R² + RW).
@@ -122,6 +126,7 @@ class Page:
         self._check(key, code)
         if self.full:
             raise AssertionError(f"the page holds {len(self)} of {self.settings.slots} facts")
+        self._solve()
         n, rows = len(self), self.addressing.rows(len(self) + 1)
         self._widen(len(code))
         self._keys[n] = key.to(self._keys)
@@ -138,7 +143,7 @@ class Page:
             self.unchecked = 0
 
     def write_block(self, keys: Tensor, codes: Sequence[Tensor]) -> None:
-        """Write a block of facts, keys (B, D), with one solve: cheaper than a sequence for many facts.
+        """Write a block of facts, keys (B, D), with one solve when the page is next asked: cheaper than a sequence for many.
 
         Raises:
             BadKey: as `write`.
@@ -148,20 +153,21 @@ class Page:
         n, total = len(self), len(self) + len(codes)
         if total > self.settings.slots:
             raise AssertionError(f"{total} facts do not fit {self.settings.slots} slots")
+        self.settle()
         self._widen(max((len(c) for c in codes), default=0))
         self._keys[n:total] = keys.to(self._keys)
         self._codes[n:total] = 0
         for row, code in enumerate(codes, n):
             self._codes[row, : len(code)] = code.to(self._codes)
         self.widths += [len(c) for c in codes]
-        self.resolve()
 
     def without(self, rows: Sequence[int]) -> tuple[Page, float]:
         """A new page without these rows, and the residual of forgetting.
 
         The rows are removed in one shot. The result is then compared with a page solved afresh
         from the remaining facts, and the fresh one is returned: its bits depend on the remaining facts alone, so nothing
-        of a forgotten fact is left, not even in the rounding. The residual is the relative distance of the two matrices.
+        of a forgotten fact is left, not even in the rounding. The residual is the relative distance of the two matrices; 0
+        for a page that was not solved yet.
         """
         kept = [row for row in range(len(self)) if row not in set(rows)]
         width = max((self.widths[row] for row in kept), default=0)
@@ -169,8 +175,7 @@ class Page:
         fresh._keys[: len(kept)] = self.keys[kept]
         fresh._codes[: len(kept)] = self.codes[kept][:, :width]
         fresh.widths = [self.widths[row] for row in kept]
-        fresh.resolve()
-        if not kept or not rows:
+        if not kept or not rows or not self.solved:
             return fresh, 0.0
         _, matrix = self.addressing.forget(self.inverse, self.matrix, rows, self.keys, self.codes)
         return fresh, algebra.relative(matrix[:, :width], fresh.matrix)
@@ -186,8 +191,28 @@ class Page:
             raise AssertionError("an empty page has nothing to read")
         return self.addressing.read(self.inverse, self.matrix, self.keys, self.codes, key.to(self._keys))
 
+    @classmethod
+    def of(cls, settings: PageSettings, dim: int, keys: Sequence[Tensor], codes: Sequence[Tensor], device: torch.device | str) -> Page:
+        """The page of these rows; it is solved when it is first asked."""
+        page = cls(settings, dim, max((len(code) for code in codes), default=0), device)
+        page.widths = [len(code) for code in codes]
+        page._codes[: len(codes)] = 0
+        for row, (key, code) in enumerate(zip(keys, codes, strict=True)):
+            page._keys[row] = key.to(page._keys)
+            page._codes[row, : len(code)] = code.to(page._codes)
+        return page
+
+    def settle(self) -> None:
+        """Have the page solved afresh when it is next asked: its bits are then those of its rows alone."""
+        self.solved, self.unchecked = False, 0
+
+    def _solve(self) -> None:
+        if not self.solved:
+            self.resolve()
+
     def resolve(self) -> None:
         """Solve the page afresh from its keys and codes."""
+        self.solved = True
         if self.rows:
             system, right = self.addressing.system(self.keys, self.codes)
             self.inverse.copy_(algebra.inverse(system))
@@ -201,10 +226,18 @@ class Page:
         system, right = self.addressing.system(self.keys, self.codes)
         return algebra.relative(system @ self.matrix, right)
 
+    def checksum(self) -> str:
+        """SHA-256 of the page's tensors."""
+        digest = hashlib.sha256()
+        for tensor in (self.keys, self.codes, self.inverse, self.matrix):
+            digest.update(f"{tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def _widen(self, width: int) -> None:
         if width <= self.width:
             return
-        codes, matrix = self.codes, self.matrix
+        codes, matrix = self.codes, self._matrix[: self.rows]
         self._codes = self._buffer(self.settings.slots, width, torch.float32)
         self._matrix = self._buffer(self.settings.slots, width)
         for new, old in ((self._codes, codes), (self._matrix, matrix)):

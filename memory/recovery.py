@@ -3,133 +3,285 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from memory.change import Change
-from memory.envelope import unseal
-from memory.errors import FingerprintMismatch, MemoryError_, StoreCorrupt, StoreUnavailable
-from memory.keys import FLOOR, Keys, page_of
-from memory.link import Link
+from redis.exceptions import ResponseError
 
-FINGERPRINT, NONCE = b"fingerprint", b"nonce"  # what an entry holds beside the change's own fields
+from memory import record, snapshot
+from memory.change import FACT, FINGERPRINT, Change
+from memory.errors import CorruptPage, FingerprintMismatch, MemoryError_, StoreCorrupt, StoreUnavailable
+from memory.fact import Fact
+from memory.keys import FLOOR, REACH, Keys, entry_id, page_of
+from memory.link import Link
+from memory.record import DataKey
+from memory.snapshot import Manifest, StoredPage
+from memory.vault import Vault
+
 _ENTRIES = 256  # read at a time: about 2 MB
+_KEYS = 4096  # read at a time
 _ATTEMPTS = 5
+DataKeys = Mapping[int, Mapping[bytes, DataKey]]  # version -> key id -> data key
 
 
 @dataclass(frozen=True)
 class Recovered:
     """What the store has of one tenant.
 
-    pages: index -> bytes as they were given to `commit` or `snapshot`, verified.
-    changes: what is in the log, oldest first. Pages may cover some of them already; erased ones are missing.
-    version: the last one committed, 0 for a new tenant; at least that of the last change.
+    pages: index -> what its snapshot holds, verified, less what was forgotten since.
+    changes: what is in the log, oldest first; pages may cover some of them already. A write whose fact was forgotten
+        since has no fact.
+    version: the last one committed, 0 for a new tenant; that of the last change unless a snapshot covers it.
+    repaired: pages that were rebuilt from an older snapshot and the log, and why.
     """
 
-    pages: dict[int, bytes] = field(default_factory=dict)
+    pages: dict[int, StoredPage] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     version: int = 0
+    repaired: dict[int, str] = field(default_factory=dict)
+
+    def alive(self) -> set[int]:
+        """The versions that wrote the facts there are."""
+        found = {fact.version for page in self.pages.values() for fact in page.facts}
+        found |= {change.version for change in self.changes if change.fact is not None}
+        return found - {version for change in self.changes for version in change.forgets}
 
 
-async def recover(link: Link, keys: Keys, fingerprint: str) -> Recovered:
-    """Pages first, then the log up to the version it had before; all over again when pages were written
-    meanwhile, since the log may have been trimmed up to those.
+@dataclass(frozen=True)
+class _Survey:
+    """A tenant's pages and the extent of its log, at one moment."""
 
-    Raises:
-        StoreCorrupt, FingerprintMismatch, StoreUnavailable
+    floor: int
+    reach: int
+    version: int
+    manifests: dict[tuple[str, int], bytes]
+
+
+class Recovery:
+    """Reads one tenant.
+
+    Args:
+        vault: where its data keys lie; None where the store has them.
+        fingerprint: of the model that its codes must be of; None for any.
     """
-    for _ in range(_ATTEMPTS):
-        floor, version, fields = await _survey(link, keys)
-        if version is None:
+
+    def __init__(self, link: Link, keys: Keys, vault: Vault | None, fingerprint: str | None) -> None:
+        self._link, self._keys, self._vault, self._fingerprint = link, keys, vault, fingerprint
+
+    async def recover(self) -> Recovered:
+        """Pages first, then the log up to the version it had before, then data keys; all over again when a snapshot was
+        taken or something forgotten meanwhile.
+
+        Raises:
+            StoreCorrupt, FingerprintMismatch, StoreUnavailable
+        """
+        for _ in range(_ATTEMPTS):
+            survey = await self._survey()
+            if survey is None:
+                return Recovered()
+            pages, repaired = await self._pages(survey)
+            start = min([survey.floor, *(pages[page][0].covered if page in pages else 0 for page in repaired)])
+            entries = await self._entries(start, survey.version)
+            versions = [version for _, records in pages.values() for version, _ in records]
+            versions += [change.version for change, sealed in entries if sealed is not None]
+            data_keys = await self.data_keys(versions)
+            after = await self._survey()
+            if after is None or after.floor != survey.floor:
+                continue
+            self._check_gaps(survey, start, [change.version for change, _ in entries])
+            recovered = await asyncio.to_thread(self._open, pages, entries, data_keys, survey.version)
+            recovered.repaired.update(repaired)
+            lost = _alive(pages, entries) - recovered.alive()
+            if not lost:
+                return recovered
+            if after.version == survey.version:
+                raise StoreCorrupt(
+                    self._keys.tenant, f"the data keys of {len(lost)} facts are missing, the first that of version {min(lost)}"
+                )
+        raise StoreUnavailable(f"others changed tenant {self._keys.tenant} during each of {_ATTEMPTS} attempts to load it")
+
+    async def follow(self, version: int) -> list[Change] | None:
+        """The changes after `version`; None if the log does not reach back so far.
+
+        Raises:
+            StoreCorrupt, FingerprintMismatch, StoreUnavailable
+        """
+        last = await self._last_version()
+        if last < version:
+            raise StoreCorrupt(self._keys.tenant, f"the store is at version {last}, the memory at {version}: the store lost data")
+        if last == version:
+            return []
+        entries = await self._entries(version, last)
+        if [change.version for change, _ in entries] != list(range(version + 1, last + 1)):
+            return None
+        sealed = {change.version: raw for change, raw in entries if raw is not None}
+        data_keys = await self.data_keys(list(sealed))
+        return [self._opened(change, raw, data_keys) for change, raw in entries]
+
+    async def _last_version(self) -> int:
+        async def ask() -> int:
+            try:
+                info = await self._link.client.xinfo_stream(self._keys.log)
+            except ResponseError as error:
+                if "no such key" in str(error):
+                    return 0
+                raise
+            return _version_of(info)
+
+        return await self._link.call(ask, tenant=self._keys.tenant)
+
+    async def _survey(self) -> _Survey | None:
+        """None for a tenant that was never written."""
+        keys = self._keys
+
+        async def ask() -> list[Any]:
+            async with self._link.client.pipeline(transaction=True) as pipe:
+                pipe.hgetall(keys.pages)
+                pipe.exists(keys.log)
+                pipe.xinfo_stream(keys.log)
+                replies = await pipe.execute(raise_on_error=False)
+            if not replies[1]:
+                replies[2] = None
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+            return replies
+
+        fields, _, info = await self._link.call(ask, tenant=keys.tenant)
+        if info is None:
             if fields:
                 raise StoreCorrupt(keys.tenant, "there are pages but no log: changes are lost")
-            return Recovered()
+            return None
+        floor, reach = int(fields.pop(FLOOR, 0)), int(fields.pop(REACH, 0))
+        version = _version_of(info)
         if floor > version:
-            raise StoreCorrupt(
-                keys.tenant, f"its pages are at version {floor}, its log at {version}: changes are lost"
-            )
-        pages = await _pages(link, keys, fields)
-        changes = await _changes(link, keys, version, fingerprint)
-        if (await _survey(link, keys))[0] == floor:
-            return Recovered(pages, changes, version)
-    raise StoreUnavailable(
-        f"others changed tenant {keys.tenant} during each of {_ATTEMPTS} attempts to load it"
-    )
+            raise StoreCorrupt(keys.tenant, f"its pages are at version {floor}, its log at {version}: changes are lost")
+        manifests: dict[tuple[str, int], bytes] = {}
+        for name, raw in fields.items():
+            if (page := page_of(name)) is None:
+                raise StoreCorrupt(keys.tenant, f"unknown field {name[:40]!r} among the pages")
+            manifests[page] = raw
+        return _Survey(floor, reach, version, manifests)
+
+    def _check_gaps(self, survey: _Survey, start: int, versions: Sequence[int]) -> None:
+        wanted = range(start + 1, survey.version + 1)
+        if list(versions) != list(wanted):
+            missing = sorted(set(wanted) - set(versions))
+            raise StoreCorrupt(self._keys.tenant, f"{len(missing)} changes are missing in its log, the first is version {missing[0]}")
+
+    async def _pages(self, survey: _Survey) -> tuple[dict[int, tuple[Manifest, list[tuple[int, bytes]]]], dict[int, str]]:
+        """Each page's manifest and records, and which pages are older ones and why."""
+        pages: dict[int, tuple[Manifest, list[tuple[int, bytes]]]] = {}
+        older: dict[int, str] = {}
+        for page in sorted({page for _, page in survey.manifests}):
+            try:
+                pages[page] = await self._page(survey.manifests.get(("page", page), b""), page)
+            except CorruptPage as error:
+                older[page] = str(error)
+                try:
+                    pages[page] = await self._page(survey.manifests.get(("old", page), b""), page)
+                except CorruptPage:
+                    if survey.reach:
+                        raise StoreCorrupt(self._keys.tenant, f"{error}, and the log does not reach back so far") from error
+        return pages, older
+
+    async def _page(self, raw: bytes, page: int) -> tuple[Manifest, list[tuple[int, bytes]]]:
+        manifest = Manifest.from_bytes(raw)
+        if self._fingerprint not in (None, manifest.fingerprint):
+            raise FingerprintMismatch(manifest.fingerprint, str(self._fingerprint))
+        if manifest.page != page:
+            raise CorruptPage(f"page {page} holds page {manifest.page}")
+
+        async def get() -> list[bytes | None]:
+            return cast("list[bytes | None]", await self._link.client.hmget(self._keys.parts, manifest.fields))
+
+        parts = await self._link.call(get, tenant=self._keys.tenant)
+        content = b"".join(part or b"" for part in parts)
+        await asyncio.to_thread(manifest.check, self._keys.tenant, content)
+        return manifest, list(snapshot.split(content))
+
+    async def _entries(self, after: int, last: int | None) -> list[tuple[Change, bytes | None]]:
+        """Changes and their sealed facts, behind `after` up to `last`."""
+        entries: list[tuple[Change, bytes | None]] = []
+        start, end = entry_id(after + 1), "+" if last is None else entry_id(last)
+        while True:
+
+            async def read(start: str = start) -> list[tuple[bytes, dict[bytes, bytes]]]:
+                found = await self._link.client.xrange(self._keys.log, start, end, count=_ENTRIES)
+                return cast("list[tuple[bytes, dict[bytes, bytes]]]", found)
+
+            found = await self._link.call(read, tenant=self._keys.tenant)
+            entries += [self._entry(entry, fields) for entry, fields in found]
+            if len(found) < _ENTRIES:
+                return entries
+            start = f"({found[-1][0].decode()}"
+
+    def _entry(self, entry: bytes, fields: Mapping[bytes, bytes]) -> tuple[Change, bytes | None]:
+        tenant, wrote = self._keys.tenant, fields.get(FINGERPRINT, b"").decode(errors="replace")
+        try:
+            change = Change.from_fields(fields)
+        except MemoryError_ as error:
+            raise StoreCorrupt(tenant, f"log entry {entry.decode()} is damaged: {error}") from error
+        if entry != b"%d-0" % change.version:
+            raise StoreCorrupt(tenant, f"log entry {entry.decode()} holds version {change.version}")
+        if self._fingerprint not in (None, wrote):
+            raise FingerprintMismatch(wrote, str(self._fingerprint))
+        return change, fields.get(FACT)
+
+    async def data_keys(self, versions: Sequence[int]) -> DataKeys:
+        if self._vault is not None:
+            return await asyncio.to_thread(self._vault.load, self._keys.tenant)
+        found: dict[int, Mapping[bytes, DataKey]] = {}
+        for at in range(0, len(versions), _KEYS):
+            some = versions[at : at + _KEYS]
+
+            async def get(some: Sequence[int] = some) -> list[bytes | None]:
+                return cast("list[bytes | None]", await self._link.client.hmget(self._keys.data_keys, list(map(str, some))))
+
+            for version, raw in zip(some, await self._link.call(get, tenant=self._keys.tenant), strict=True):
+                if raw is not None:
+                    found[version] = {raw[:8]: DataKey.of(raw)}
+        return found
+
+    def _open(
+        self,
+        pages: Mapping[int, tuple[Manifest, list[tuple[int, bytes]]]],
+        entries: Sequence[tuple[Change, bytes | None]],
+        data_keys: DataKeys,
+        version: int,
+    ) -> Recovered:
+        stored = {}
+        for page, (manifest, records) in pages.items():
+            facts = (self._fact(version, sealed, data_keys) for version, sealed in records)
+            stored[page] = StoredPage(manifest.covered, tuple(fact for fact in facts if fact is not None))
+        return Recovered(stored, [self._opened(change, sealed, data_keys) for change, sealed in entries], version)
+
+    def _opened(self, change: Change, sealed: bytes | None, data_keys: DataKeys) -> Change:
+        return change if sealed is None else replace(change, fact=self._fact(change.version, sealed, data_keys))
+
+    def _fact(self, version: int, sealed: bytes, data_keys: DataKeys) -> Fact | None:
+        """None if its data key is gone."""
+        data_key = data_keys.get(version, {}).get(record.key_id(sealed))
+        if data_key is None:
+            return None
+        try:
+            fact = record.unpack(data_key.open(self._keys.tenant, version, sealed))
+        except MemoryError_ as error:
+            raise StoreCorrupt(self._keys.tenant, str(error)) from error
+        return fact
 
 
-async def _survey(link: Link, keys: Keys) -> tuple[int, int | None, list[bytes]]:
-    """The floor, the last version (None without a log) and the fields of the pages' hash, at one moment."""
-
-    async def ask() -> list[Any]:
-        async with link.client.pipeline(transaction=True) as pipe:
-            pipe.hget(keys.pages, FLOOR)
-            pipe.hkeys(keys.pages)
-            pipe.exists(keys.log)
-            pipe.xinfo_stream(keys.log)
-            replies = await pipe.execute(raise_on_error=False)
-        if not replies[2]:
-            replies[3] = None
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
-
-    floor, fields, _, info = await link.call(ask, tenant=keys.tenant)
-    return int(floor or 0), None if info is None else _version(_last_id(info)), fields
+def _version_of(info: Mapping[Any, Any]) -> int:
+    return int(cast("bytes", info["last-generated-id"]).partition(b"-")[0])
 
 
-def _last_id(info: Mapping[Any, Any]) -> bytes:
-    return cast("bytes", info["last-generated-id"])
-
-
-def _version(entry: bytes) -> int:
-    return int(entry.partition(b"-")[0])
-
-
-async def _pages(link: Link, keys: Keys, fields: list[bytes]) -> dict[int, bytes]:
-    pages: dict[int, bytes] = {}
-    for name in fields:
-        if name == FLOOR:
-            continue
-        if (page := page_of(name)) is None:
-            raise StoreCorrupt(keys.tenant, f"unknown field {name[:40]!r} among the pages")
-
-        async def get(name: bytes = name) -> bytes | None:
-            return cast("bytes | None", await link.client.hget(keys.pages, name))
-
-        if (
-            sealed := await link.call(get, tenant=keys.tenant)
-        ) is not None:  # else deleted since: the floor tells
-            pages[page] = await asyncio.to_thread(unseal, keys.tenant, page, sealed)
-    return pages
-
-
-async def _changes(link: Link, keys: Keys, version: int, fingerprint: str) -> list[Change]:
-    changes: list[Change] = []
-    start = "-"
-    while True:
-
-        async def read(start: str = start) -> list[tuple[bytes, dict[bytes, bytes]]]:
-            entries = await link.client.xrange(keys.log, start, f"{version}-0", count=_ENTRIES)
-            return cast("list[tuple[bytes, dict[bytes, bytes]]]", entries)
-
-        entries = await link.call(read, tenant=keys.tenant)
-        changes += [_change(keys.tenant, entry, fields, fingerprint) for entry, fields in entries]
-        if len(entries) < _ENTRIES:
-            return changes
-        start = f"({entries[-1][0].decode()}"
-
-
-def _change(tenant: str, entry: bytes, fields: Mapping[bytes, bytes], fingerprint: str) -> Change:
-    wrote = fields.get(FINGERPRINT, b"").decode(errors="replace")
-    if wrote != fingerprint:
-        raise FingerprintMismatch(wrote, fingerprint)
-    own = {name: value for name, value in fields.items() if name not in (FINGERPRINT, NONCE)}
-    try:
-        change = Change.from_fields(own)
-    except (MemoryError_, ValueError, KeyError) as error:
-        raise StoreCorrupt(tenant, f"log entry {entry.decode()} is damaged: {error}") from error
-    if entry != b"%d-0" % change.version:
-        raise StoreCorrupt(tenant, f"log entry {entry.decode()} holds version {change.version}")
-    return change
+def _alive(
+    pages: Mapping[int, tuple[Manifest, Sequence[tuple[int, bytes]]]], entries: Sequence[tuple[Change, bytes | None]]
+) -> set[int]:
+    """The versions whose facts must be readable: written, and not forgotten by a later change."""
+    found = {version for _, records in pages.values() for version, _ in records}
+    for change, sealed in entries:
+        if sealed is not None:
+            found.add(change.version)
+    return found - {version for change, _ in entries for version in change.forgets}

@@ -1,97 +1,104 @@
-"""A page and its facts as bytes (safetensors with a metadata header), and back, bit for bit."""
+"""A page's snapshot: the sealed records of its facts in one run of bytes, and the manifest that says what they must be.
+
+    record    version u64, length u32 (little-endian), sealed bytes (record.py)
+    manifest  JSON: format, version covered, model fingerprint, number of facts, token of the writer, parts, SHA-256
+
+A page is its rows: keys and codes, in order. Its inverse and matrix are solved from them again, so nothing of a
+forgotten fact is in a snapshot but a record that nobody can open any more.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
-
-from memory.change import describe, recall
 from memory.errors import CorruptPage
 from memory.fact import Fact
-from memory.page import Page, PageSettings
 
-FORMAT = "larimar-page/2"
-KNOWN = (FORMAT, "larimar-page/1")  # the first format did not say by which addressing its matrix was solved
-
-
-def to_bytes(page: Page, facts: Sequence[Fact], version: int) -> bytes:
-    """Keys and codes as float32, inverse and matrix as float64, the facts' texts as JSON; `version` is the log position covered."""
-    tensors = _tensors(page, facts, version)
-    return save(tensors, {"format": FORMAT, "sha256": _digest(tensors)})
+FORMAT = "larimar-snapshot/3"
+PART_BYTES = 512 * 1024
+_RECORD = struct.Struct("<QI")
 
 
-def digest(page: Page, facts: Sequence[Fact]) -> str:
-    """SHA-256 of a page and its facts. (Of the tensors: safetensors may order its header differently each time.)"""
-    return _digest(_tensors(page, facts, 0))
+@dataclass(frozen=True)
+class StoredPage:
+    """What is left of a page's snapshot: the facts whose data keys still are, in row order, and the version it covers."""
+
+    covered: int
+    facts: tuple[Fact, ...]
 
 
-def _tensors(page: Page, facts: Sequence[Fact], version: int) -> dict[str, Tensor]:
-    head = {
-        "version": version,
-        "widths": page.widths,
-        "unchecked": page.unchecked,
-        "addressing": page.addressing.identity,
-        "facts": [describe(fact) for fact in facts],
-    }
-    tensors = {
-        "keys": page.keys.float(),
-        "codes": page.codes,
-        "inverse": page.inverse,
-        "matrix": page.matrix,
-        "head": torch.frombuffer(bytearray(json.dumps(head, ensure_ascii=False).encode()), dtype=torch.uint8),
-    }
-    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+@dataclass(frozen=True)
+class Manifest:
+    """Which bytes make a page, and how to tell that they are these."""
+
+    page: int
+    covered: int
+    fingerprint: str
+    facts: int
+    token: int
+    parts: int
+    sha256: str
+    format: str = FORMAT
+
+    @classmethod
+    def of(cls, tenant: str, page: int, raw: bytes, *, covered: int, fingerprint: str, facts: int, token: int) -> Manifest:
+        parts = max(1, -(-len(raw) // PART_BYTES))
+        return cls(page, covered, fingerprint, facts, token, parts, _digest(tenant, page, covered, raw))
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Manifest:
+        """Raises CorruptPage."""
+        try:
+            manifest = cls(**json.loads(raw))
+        except (ValueError, TypeError) as error:
+            raise CorruptPage(f"a page's manifest cannot be read: {error!r}") from error
+        if manifest.format != FORMAT:
+            raise CorruptPage(f"a page has format {manifest.format!r}, wanted {FORMAT!r}")
+        return manifest
+
+    @property
+    def fields(self) -> list[bytes]:
+        """The names of its parts, in order."""
+        return [b"%d:%d:%d" % (self.page, self.token, part) for part in range(self.parts)]
+
+    def check(self, tenant: str, raw: bytes) -> None:
+        """Raises CorruptPage if these are not the page's bytes."""
+        got = _digest(tenant, self.page, self.covered, raw)
+        if got != self.sha256:
+            wanted = self.sha256[:16]
+            raise CorruptPage(f"page {self.page} ({len(raw)} bytes) has SHA-256 {got[:16]}…, wanted {wanted}…")
 
 
-def from_bytes(raw: bytes, settings: PageSettings, dim: int, device: torch.device | str = "cpu") -> tuple[Page, list[Fact], int]:
-    """The page, its facts in row order, and the version it covers. Stored under another addressing, it is solved afresh.
-
-    Raises:
-        CorruptPage: torn, altered, of another format, or of other dimensions.
-    """
-    try:
-        length = int.from_bytes(raw[:8], "little")
-        metadata = json.loads(raw[8 : 8 + length]).get("__metadata__", {})
-        tensors = load(raw)
-    except (SafetensorError, ValueError, KeyError, AttributeError, RecursionError) as error:
-        raise CorruptPage(f"a page's bytes cannot be read: {error}") from error
-    if metadata.get("format") not in KNOWN:
-        raise CorruptPage(f"a page has format {metadata.get('format')!r}, wanted {FORMAT!r}")
-    if metadata.get("sha256") != _digest(tensors):
-        raise CorruptPage("a page's checksum differs")
-    head = json.loads(tensors["head"].numpy().tobytes())
-    rows, width = tensors["codes"].shape
-    if tensors["keys"].shape[1] != dim or rows > settings.slots:
-        raise CorruptPage(
-            f"a page holds {rows} keys of {tensors['keys'].shape[1]} dimensions, this memory has {settings.slots} slots of {dim}"
-        )
-    page = Page(settings, dim, width, device)
-    page.widths = list(head["widths"])
-    page.keys.copy_(tensors["keys"])
-    page.codes.copy_(tensors["codes"])
-    if head.get("addressing") == page.addressing.identity:
-        page.inverse.copy_(tensors["inverse"])
-        page.matrix.copy_(tensors["matrix"])
-        page.unchecked = int(head["unchecked"])
-    else:  # stored under other settings: the facts are the same, their memory is solved afresh
-        page.resolve()
-    facts = [
-        recall(described, tensors["keys"][row].clone(), tensors["codes"][row, : page.widths[row]].clone())
-        for row, described in enumerate(head["facts"])
-    ]
-    return page, facts, int(head["version"])
+def join(records: Iterable[tuple[int, bytes]]) -> bytes:
+    """Records (version, sealed) as one run of bytes."""
+    return b"".join(part for version, sealed in records for part in (_RECORD.pack(version, len(sealed)), sealed))
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
+def split(raw: bytes) -> Iterator[tuple[int, bytes]]:
+    """The records that `join` joined; ends at the first one that is cut short."""
+    at = 0
+    while at + _RECORD.size <= len(raw):
+        version, length = _RECORD.unpack_from(raw, at)
+        at += _RECORD.size
+        if at + length > len(raw):
+            return
+        yield version, raw[at : at + length]
+        at += length
+
+
+def cut(raw: bytes) -> Sequence[bytes]:
+    """The parts in which a page's bytes are stored."""
+    return [raw[at : at + PART_BYTES] for at in range(0, max(1, len(raw)), PART_BYTES)]
+
+
+def _digest(tenant: str, page: int, covered: int, raw: bytes) -> str:
+    digest = hashlib.sha256(f"{tenant}\n{page}\n{covered}\n".encode())
+    digest.update(raw)
     return digest.hexdigest()

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 
-from memory import lua
+from memory import keys as names
+from memory import lua, record
 from memory.change import Change
 from memory.commit import Commit, CommitUnknown
-from memory.durability import Durability
-from memory.envelope import seal
-from memory.errors import StoreCorrupt
-from memory.keys import ERASURES, FLOOR, Keys, entry_id, page_field
+from memory.durability import Durability, Level
+from memory.fact import Fact
+from memory.keys import Keys
 from memory.link import Link, as_list
-from memory.recovery import FINGERPRINT, Recovered, recover
-from memory.scrub import Scrub
+from memory.record import DataKey
+from memory.recovery import DataKeys, Recovered, Recovery
+from memory.snapshots import Snapshots
+from memory.vault import Vault
 
 __all__ = ["CommitUnknown", "Recovered", "RedisStore"]
 
 
 class RedisStore:
     """The one implementation of persistence. `keys.py` says what is stored under which name.
+
+    Every fact is sealed with a data key of its own (record.py). Forgetting destroys that key before it is acknowledged.
 
     Every method may raise StoreUnavailable (no answer, or a refusal: out of memory, read-only, loading);
     those that take a tenant ValueError (its name) and StoreCorrupt (a key of it is none of ours).
@@ -33,156 +37,243 @@ class RedisStore:
         client: from `connection.connect`; `close` closes it.
         timeout_s: for a commit or a ping, retries included. What reads or writes whole tenants has the
             client's own time-out for each command.
-        embedded: the server's files are ours: an erasure is followed by a rewrite of its append-only file.
+        vault: where data keys lie; None: in the store, and they are set and deleted in the same step as the log.
         retry: between attempts that lost their connection.
+        level: the durability that commits promise; the strongest the server can keep if None.
+        replicas: how many of its replicas must have a commit at level `replica`.
     """
 
     def __init__(
-        self, client: Redis, *, timeout_s: float = 5.0, embedded: bool = False, retry: Retry | None = None
+        self,
+        client: Redis,
+        *,
+        timeout_s: float = 5.0,
+        vault: Vault | None = None,
+        retry: Retry | None = None,
+        level: Level | None = None,
+        replicas: int = 1,
     ) -> None:
-        self._link = Link(client, timeout_s=timeout_s, retry=retry)
+        self._link = Link(client, timeout_s=timeout_s, retry=retry, level=level, replicas=replicas)
+        self._vault = vault
         self._commit = client.register_script(lua.COMMIT)
-        self._snapshot = client.register_script(lua.SNAPSHOT)
-        self.scrub = Scrub(client) if embedded else None
+        self._drop = client.register_script(lua.DROP)
+        self._expired = client.register_script(lua.EXPIRED)
+        self._snapshots = Snapshots(self._link)
+        self._swept: set[str] = set()
 
     @property
-    def durability(self) -> Literal["disk", "memory", "unknown"]:
-        """What an acknowledged commit survives; `unknown` until the server has answered (again)."""
-        return self._link.durability.level if self._link.durability else "unknown"
+    def durability(self) -> Level | None:
+        """What an acknowledged commit survives; None until the server has answered (again)."""
+        return self._link.durability.level if self._link.durability else None
+
+    @property
+    def shared(self) -> bool:
+        """Whether other servers may write to this store."""
+        return self._vault is None
 
     async def ping(self) -> Durability:
-        """Asks the server whether it is there and what it promises, and has unfinished erasures finished."""
+        """Asks the server whether it is there and what it promises.
+
+        Raises:
+            PromiseBroken: it cannot keep the level that commits promise.
+        """
 
         async def ask() -> Durability:
             self._link.durability = None
-            if self.scrub is not None:
-                await self.scrub.resume()
             return await self._link.known_durability()
 
         return await self._link.call(ask, hurry=True)
 
     async def close(self) -> None:
         """May be called again."""
-        if self.scrub is not None:
-            await self.scrub.close()
         await self._link.client.aclose()
         await self._link.client.connection_pool.disconnect()
 
-    async def load(self, tenant: str, fingerprint: str) -> Recovered:
+    async def load(self, tenant: str, fingerprint: str | None) -> Recovered:
         """Everything of a tenant, as of one version.
 
-        Raises:
-            StoreCorrupt: pages or entries are torn, foreign or missing.
-            FingerprintMismatch: the log was written with another model.
-        """
-        return await recover(self._link, Keys(tenant), fingerprint)
+        Args:
+            fingerprint: of the model that its codes must be of; None for any.
 
-    async def commit(
-        self,
-        tenant: str,
-        *changes: Change,
-        fingerprint: str,
-        erase: Sequence[int] = (),
-        pages: Mapping[int, bytes | None] | None = None,
-    ) -> None:
-        """Appends `changes`, erases log entries and replaces pages in one step, and waits until it is durable.
+        Raises:
+            StoreCorrupt: pages or entries are torn, foreign or missing, or data keys are.
+            FingerprintMismatch: it was written with another model.
+        """
+        recovered = await Recovery(self._link, Keys(tenant), self._vault, fingerprint).recover()
+        if self._vault is not None:
+            await self._sweep(self._vault, tenant, recovered)
+        return recovered
+
+    async def _sweep(self, vault: Vault, tenant: str, recovered: Recovered) -> None:
+        """Erases data keys of facts whose forgetting was cut short and, the first time, of commits that never came through.
+        (Later, one that was given up may still be on its way.)"""
+        known = (await asyncio.to_thread(vault.load, tenant)).keys()
+        surplus = {version for change in recovered.changes for version in change.forgets} & known
+        if tenant not in self._swept:
+            surplus |= known - recovered.alive()
+        if surplus:
+            await asyncio.to_thread(vault.erase, tenant, surplus)
+        self._swept.add(tenant)
+
+    async def follow(self, tenant: str, version: int, fingerprint: str) -> list[Change] | None:
+        """The changes that others made after `version`; None if the log does not reach back so far: load again then.
+
+        Raises:
+            StoreCorrupt: they are damaged, or the store is behind `version`: it lost data.
+            FingerprintMismatch: they were made with another model.
+        """
+        changes = await Recovery(self._link, Keys(tenant), self._vault, fingerprint).follow(version)
+        if self._vault is not None and changes:  # our own, of which we did not hear that they came through
+            await asyncio.to_thread(self._vault.erase, tenant, [gone for change in changes for gone in change.forgets])
+        return changes
+
+    async def commit(self, tenant: str, *changes: Change, fingerprint: str, answer: tuple[str, bytes] | None = None) -> None:
+        """Appends `changes` in one step, and waits until they are durable and what they forget is erased.
 
         Args:
             changes: the first one's version is the tenant's last one plus 1, and the others follow it.
             fingerprint: of the model that made their keys and codes.
-            erase: versions whose entries hold facts that these changes forget.
-            pages: those that held such facts: index -> new bytes, None to delete.
+            answer: digest of an Idempotency-Key and what to answer when it comes again, sealed with the first fact's key.
 
         Raises:
             VersionConflict: another writer took this version; nothing is written.
+            AnswerExists: there is an answer for this key; nothing is written.
             StoreCorrupt: the store has less than the memory had: it lost data, or is an older copy.
             CommitUnknown: it may or may not be written, see there. (A cancelled commit is as unknown.)
             StoreUnavailable: otherwise, and then nothing is written.
         """
         keys = Keys(tenant)
-        own = {FINGERPRINT: fingerprint.encode()}
-        entries = [[part for item in (change.to_fields() | own).items() for part in item] for change in changes]
-        erased = [entry_id(version) for version in erase]
-        set_, delete = await _sealed(tenant, pages or {})
-        names = [keys.log, keys.pages, *([ERASURES] if self.scrub is not None else [])]
-        lists = (erased, set_, delete)
-        try:
-            await Commit(self._link, self._commit, names, changes[0].version, entries, lists).run(tenant)
-        finally:
-            if erase and self.scrub is not None:
-                self.scrub.request()
+        data_keys = {change.version: DataKey.new() for change in changes if change.fact is not None}
+        entries = await asyncio.to_thread(_entries, tenant, changes, data_keys, fingerprint)
+        forgotten = [version for change in changes for version in change.forgets]
+        lists: list[list[str | bytes]] = [[], [], [], [name for change in changes for name in change.answers]]
+        if answer is not None:
+            name, content = answer
+            sealed = data_keys[changes[0].version].seal(tenant, changes[0].version, content)
+            lists[2] = [name, b"%d:" % changes[0].version + sealed]
+        if self._vault is not None:
+            await asyncio.to_thread(self._vault.put, tenant, data_keys)
+        else:
+            lists[0] = [part for version, key in data_keys.items() for part in (str(version), key.raw)]
+            lists[1] = [str(version) for version in forgotten]
+        scripted = [keys.log, keys.pages, keys.data_keys, keys.answers]
+        await Commit(self._link, self._commit, scripted, changes[0].version, entries, lists).run(tenant)
+        if self._vault is not None and forgotten:
+            await asyncio.to_thread(self._vault.erase, tenant, forgotten)
 
-    async def snapshot(self, tenant: str, pages: Mapping[int, bytes | None], version: int) -> bool:
-        """Writes pages, reads them back, and only then trims the log up to `version`.
+    async def answer(self, tenant: str, name: str) -> bytes | None:
+        """What was answered under the digest of an Idempotency-Key; None if nothing was, or its fact is forgotten.
 
-        Ended at any point it leaves what `load` can read: until the trim, pages and log overlap.
+        Raises:
+            CorruptRecord: it is damaged.
+        """
+        keys = Keys(tenant)
+
+        async def get() -> bytes | None:
+            return cast("bytes | None", await self._link.client.hget(keys.answers, name))
+
+        raw = await self._link.call(get, tenant=tenant, hurry=True)
+        if raw is None:
+            return None
+        number, _, sealed = raw.partition(b":")
+        version = int(number)
+        data_key = (await self._data_keys(keys, [version])).get(version, {}).get(record.key_id(sealed))
+        return None if data_key is None else data_key.open(tenant, version, sealed)
+
+    async def discard_answers(self, tenant: str, names: Sequence[str]) -> None:
+        """Deletes answers that nobody may ask for any more."""
+        if names:
+            keys = Keys(tenant)
+
+            async def delete() -> int:
+                return int(await self._link.client.hdel(keys.answers, *names))
+
+            await self._link.call(delete, tenant=tenant)
+
+    async def snapshot(self, tenant: str, pages: Mapping[int, Sequence[Fact]], version: int, fingerprint: str) -> bool:
+        """Writes pages, reads them back, puts them in place, and trims the log up to the snapshot before.
+
+        Ended at any point it leaves what `load` can read.
 
         Args:
-            pages: all that changed since the last snapshot, by replay after a load too; None deletes.
+            pages: the facts of all pages that changed since the last snapshot, in row order.
             version: the last one they cover.
+            fingerprint: of the model that made their keys and codes.
 
         Returns:
-            Whether it was done. If others have erased or written since, it would bring back what is gone:
-            nothing is trimmed then; catch up and take another.
+            Whether it was done. If another server takes one just now, or has taken a newer one, nothing is put in place.
 
         Raises:
             StoreCorrupt: other bytes were read back than written, or the store has less than the memory.
         """
         keys = Keys(tenant)
-        set_, delete = await _sealed(tenant, pages)
-        args: list[int | bytes] = [version, len(set_), *set_, len(delete), *delete]
+        data_keys = await self._data_keys(keys, [fact.version for facts in pages.values() for fact in facts])
+        return await self._snapshots.take(keys, pages, version, fingerprint, data_keys)
 
-        async def write() -> list[int]:
-            return as_list(await self._snapshot(keys=[keys.log, keys.pages], args=args))
+    async def drop(self, tenant: str) -> int:
+        """Erases everything of a tenant; the version after it, 0 if there was nothing. Only that number is left."""
+        keys = Keys(tenant)
 
-        reply = await self._link.call(write, tenant=tenant)
-        if reply[0] == lua.CONFLICT:
-            floor, last = reply[1:]
-            if last < version:
-                raise StoreCorrupt(
-                    tenant, f"the store is at version {last}, the memory at {version}: the store lost data"
-                )
-            assert floor > version
-            return False
-        for field, sent in zip(set_[::2], set_[1::2], strict=True):
-            if not await self._is_stored(keys, field, sent, version):
-                return False
+        async def drop() -> list[int]:
+            return as_list(await self._drop(keys=keys.all, args=[]))
 
-        async def trim() -> int:
-            return int(
-                await self._link.client.xtrim(keys.log, minid=entry_id(version + 1), approximate=False)
-            )
+        version = int((await self._link.call(drop, tenant=tenant))[1])
+        if self._vault is not None:
+            await asyncio.to_thread(self._vault.drop, tenant)
+        return version
 
-        await self._link.call(trim, tenant=tenant)
-        return True
+    async def tenants(self) -> AsyncIterator[str]:
+        """Every tenant of the store, in no order: for its administrator only."""
+        async for name in self._link.client.scan_iter(names.LOGS, count=1000):
+            yield names.tenant_of(name)
 
-    async def _is_stored(self, keys: Keys, field: bytes, sent: bytes, version: int) -> bool:
-        """False if a newer version is. Raises StoreCorrupt if it is neither."""
+    async def expect_expiry(self, tenant: str, at: float) -> None:
+        """Notes that a fact of the tenant expires at `at` (Unix time), before it is committed."""
 
-        async def read() -> list[bytes | None]:
-            return as_list(await self._link.client.hmget(keys.pages, [FLOOR, field]))
+        async def note() -> None:
+            await self._link.client.zadd(names.EXPIRIES, {tenant: at}, lt=True)
 
-        floor, stored = await self._link.call(read, tenant=keys.tenant)
-        if floor is not None and int(floor) > version:
-            return False
-        if stored != sent:
-            raise StoreCorrupt(
-                keys.tenant, f"{field.decode()} reads back as other bytes than written; the log is kept"
-            )
-        return True
+        await self._link.call(note, hurry=True)
+
+    async def due(self, now: float) -> list[tuple[str, float]]:
+        """Tenants with facts that expired by `now`, and the time that was noted for each."""
+
+        async def ask() -> list[tuple[bytes, float]]:
+            found = await self._link.client.zrangebyscore(names.EXPIRIES, 0, now, start=0, num=100, withscores=True)
+            return cast("list[tuple[bytes, float]]", found)
+
+        return [(name.decode(), at) for name, at in await self._link.call(ask, hurry=True)]
+
+    async def expired(self, tenant: str, noted: float, upcoming: float | None) -> None:
+        """Notes when the tenant's next fact expires, None for never, unless another time was noted since."""
+
+        async def note() -> None:
+            await self._expired(keys=[names.EXPIRIES], args=[tenant, repr(noted), "" if upcoming is None else repr(upcoming)])
+
+        await self._link.call(note, hurry=True)
+
+    async def size_bytes(self, tenant: str) -> int:
+        """About how much memory the tenant takes in the server."""
+        keys = Keys(tenant)
+
+        async def ask() -> int:
+            async with self._link.client.pipeline(transaction=False) as pipe:
+                for key in keys.all:
+                    pipe.memory_usage(key)
+                return sum(size or 0 for size in await pipe.execute())
+
+        return await self._link.call(ask, tenant=tenant)
+
+    async def _data_keys(self, keys: Keys, versions: Sequence[int]) -> DataKeys:
+        return await Recovery(self._link, keys, self._vault, None).data_keys(versions)
 
 
-async def _sealed(tenant: str, pages: Mapping[int, bytes | None]) -> tuple[list[bytes], list[bytes]]:
-    """(field, bytes, field, bytes, ...) to set and fields to delete; hashed on a thread, as pages have
-    megabytes."""
-
-    def work() -> list[bytes]:
-        return [
-            part
-            for page, payload in pages.items()
-            if payload is not None
-            for part in (page_field(page), seal(tenant, page, payload))
-        ]
-
-    delete = [page_field(page) for page, payload in pages.items() if payload is None]
-    return (await asyncio.to_thread(work) if pages else []), delete
+def _entries(tenant: str, changes: Sequence[Change], data_keys: Mapping[int, DataKey], fingerprint: str) -> list[list[bytes]]:
+    """The fields of each change's log entry, name and value in turn."""
+    entries = []
+    for change in changes:
+        sealed = None
+        if change.fact is not None:
+            sealed = data_keys[change.version].seal(tenant, change.version, record.pack(change.fact))
+        entries.append([part for item in change.to_fields(sealed, fingerprint).items() for part in item])
+    return entries

@@ -42,6 +42,7 @@ def time_updates(
     codes = torch.randn(n, width, generator=generator)
     page = Page(settings, dim, width, device)
     page.write_block(keys[: n - repeats], list(codes[: n - repeats]))
+    page.resolve()
     write_s, forget_s, cold_write_s = [], [], []
     for row in range(n - repeats, n):
         started = _now(page.device)

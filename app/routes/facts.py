@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from app.deps import Configured, Serving, TenantName, within
 from app.schemas import Erased, FactIn, FactList, FactOut, FactWritten, Problem, Receipt, UpdateTimings
-from app.tenants import Committed
+from app.tenant import Committed
 from memory.fact import Fact
 
 router = APIRouter(tags=["facts"])
@@ -50,7 +50,7 @@ async def teach(
         id=taught.fact.id,
         version=change.version,
         page=change.page,
-        supersedes=list(change.forgets),
+        supersedes=list(change.replaced),
         created_at=taught.fact.created_at,
         timings=_timings(taught.committed, taught.encode_s, taught.total_s),
     )
@@ -88,14 +88,11 @@ async def forget(
     forgotten = await within(settings, service.forget(tenant, fact_id))
     committed = forgotten.committed
     response.headers[VERSION] = str(committed.change.version)
-    embedded = service.tenants.store.scrub is not None
     return Receipt(
         id=fact_id,
         version=committed.change.version,
         residual=committed.residual,
         forgotten_at=forgotten.forgotten_at,
-        erased=Erased(
-            memory=True, log=True, snapshot=True, append_only_file="rewriting" if embedded else "kept by the store"
-        ),
+        erased=Erased(data_key="deleted in the store" if service.tenants.store.shared else "overwritten on disk"),
         timings=_timings(committed, 0.0, forgotten.total_s),
     )

@@ -6,19 +6,23 @@ import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from app.metrics import Metrics
+from app.tenant import Holding
 from app.tenants import Tenants
 from app.worker import InferenceWorker
 from memory.connection import connect
+from memory.durability import Level
 from memory.fact import Fact
 from memory.page import PageSettings
 from memory.scope import Scope
 from memory.store import RedisStore
+from memory.vault import Vault
 from models.model import Model
 
 DIM, WIDTH = 64, 32
@@ -43,13 +47,16 @@ def fact(fact_id: str, prompt: str | None = None, target: str = "t") -> Fact:
 
 
 @asynccontextmanager
-async def holding(url: str, *, slots: int = 32, snapshot_every: int = 10**9, **options: Any) -> AsyncIterator[Tenants]:
-    """Tenants as the server has them; `options` go to the store."""
-    store = RedisStore(connect(url), **options)
+async def holding(
+    url: str, *, slots: int = 32, snapshot_every: int = 10**9, vault: Path | None = None, level: Level | None = None, **limits: Any
+) -> AsyncIterator[Tenants]:
+    """Tenants as the server has them; `limits` are those of Holding."""
+    store = RedisStore(connect(url), vault=Vault(vault) if vault else None, level=level)
     worker = InferenceWorker(1024)
     worker.start()
     model = cast(Model, NoModel())
     settings = PageSettings(slots=slots)
-    yield Tenants(store, worker, model, Metrics(), pages=settings, scope=Scope(), snapshot_every=snapshot_every, snapshot_s=3600.0)
+    holding = Holding(snapshot_every=snapshot_every, snapshot_s=3600.0, **limits)
+    yield Tenants(store, worker, model, Metrics(), pages=settings, scope=Scope(), holding=holding)
     await worker.close()
     await store.close()

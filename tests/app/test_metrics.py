@@ -89,7 +89,7 @@ def test_administration_has_its_own_port(path: str) -> None:
 
 def test_a_lost_store_is_counted(tmp_path: object) -> None:
     metrics = Metrics()
-    store = MeasuredStore(connect(f"unix://{tmp_path}/nothing.sock", timeout_s=1), metrics, timeout_s=1, embedded=False)
+    store = MeasuredStore(connect(f"unix://{tmp_path}/nothing.sock", timeout_s=1), metrics, timeout_s=1)
 
     async def ping() -> None:
         with pytest.raises(StoreUnavailable) as raised:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.tenants import Committed
+from app.tenant import Committed
 from memory.errors import DuplicateId, FactNotFound
 from tests.app.holding import fact, holding
 from tests.memory.servers import KINDS, Server, running
@@ -45,8 +45,8 @@ async def test_a_refused_fact_leaves_the_others(server: Server) -> None:
             "some", [fact("b"), fact("a", "other"), fact("c", "prompt of b"), fact("d", "prompt of a")]
         )
         assert isinstance(first, Committed) and isinstance(taken, DuplicateId)
-        assert isinstance(newer, Committed) and newer.change.forgets == ("b",)
-        assert isinstance(last, Committed) and last.change.forgets == ("a",)
+        assert isinstance(newer, Committed) and newer.change.replaced == ("b",)
+        assert isinstance(last, Committed) and last.change.replaced == ("a",)
         assert [f.id for f in (await tenants.get("some")).memory.facts()] == ["c", "d"]
 
 

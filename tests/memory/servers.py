@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from memory.child import Child
 from memory.embedded import EmbeddedValkey, _ping
@@ -23,6 +25,7 @@ class Server:
     kind: str
     socket: Path
     pid: int
+    port: int = 0
 
     @property
     def url(self) -> str:
@@ -30,8 +33,8 @@ class Server:
 
 
 @contextmanager
-def running(kind: str, folder: Path) -> Iterator[Server]:
-    """The embedded Valkey, or Debian's Redis as an operator would set it up for durability."""
+def running(kind: str, folder: Path, *, port: bool = False, options: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """The embedded Valkey, or Debian's Redis as an operator would set it up for durability; on a free port too if asked."""
     if kind == "embedded":
         with EmbeddedValkey(folder) as valkey:
             yield Server(kind, Path(valkey.url.removeprefix("unix://")), valkey.pid)
@@ -39,30 +42,40 @@ def running(kind: str, folder: Path) -> Iterator[Server]:
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.skip("no redis-server on PATH (apt-get install redis-server)")
-    socket = folder / "redis.sock"
+    path = folder / "redis.sock"
+    number = free_port() if port else 0
     options = {
-        "port": "0",
-        "unixsocket": str(socket),
+        "port": str(number),
+        "bind": "127.0.0.1",
+        "unixsocket": str(path),
         "save": "",
         "appendonly": "yes",
         "appendfsync": "always",
+        "dir": str(folder),
+        **(options or {}),
     }
     command = [binary, *(part for name, value in options.items() for part in (f"--{name}", value))]
     with (folder / "redis.log").open("wb") as output:
         child = Child(command, cwd=folder, output=output)
     try:
-        while not _ping(socket).startswith(b"+PONG"):
+        while not _ping(path).startswith(b"+PONG"):
             assert child.alive, (folder / "redis.log").read_text()
             time.sleep(0.01)
-        yield Server(kind, socket, child.pid)
+        yield Server(kind, path, child.pid, number)
     finally:
         child.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Proxy:
     """Passes bytes between a client and a server, until told to cut.
 
-    `cut` names what happens to the next commands that hold `marker`: `request` drops it on the way there,
+    `cut` names what happens to the next commands that hold `marker`, less the first `after`: `request` drops it on the way there,
     `reply` lets the server do it and drops the answer. Either way the connection is closed after `on_cut` was
     awaited."""
 
@@ -70,7 +83,7 @@ class Proxy:
         self._upstream, self._path, self._marker = upstream, path, marker
         self._tasks: set[asyncio.Task[None]] = set()
         self.cut: str | None = None
-        self.times = 0
+        self.times, self.after = 0, 0
         self.on_cut: Callable[[], Awaitable[object]] | None = None
 
     @property
@@ -88,9 +101,9 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut_next(
-        self, what: str, times: int = 1, on_cut: Callable[[], Awaitable[object]] | None = None
+        self, what: str, times: int = 1, on_cut: Callable[[], Awaitable[object]] | None = None, after: int = 0
     ) -> None:
-        self.cut, self.times, self.on_cut = what, times, on_cut
+        self.cut, self.times, self.on_cut, self.after = what, times, on_cut, after
 
     def _accept(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(client_in, client_out))
@@ -103,7 +116,9 @@ class Proxy:
 
         async def there() -> None:
             while data := await client_in.read(1 << 16):
-                if self.times > 0 and self._marker in data:
+                marked = self.times > 0 and self._marker in data
+                self.after -= marked
+                if marked and self.after < 0:
                     self.times -= 1
                     if self.cut == "request":
                         return
@@ -132,3 +147,12 @@ class Proxy:
                 writer.close()
                 with suppress(OSError):
                     await writer.wait_closed()
+
+
+async def no_rewrite(client: Redis) -> None:
+    """Waits until no rewrite of the append-only file is under way or due."""
+    while True:
+        state = await client.info("persistence")
+        if not (state["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"]):
+            return
+        await asyncio.sleep(0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from typing import get_args
 
@@ -14,11 +15,13 @@ from torch import Tensor
 from memory.addressing import AddressingName
 from memory.change import Change
 from memory.episodic import EpisodicMemory
-from memory.errors import BadKey, DuplicateId, FactNotFound
+from memory.errors import BadKey, CorruptChange, CorruptRecord, DuplicateId, FactNotFound
 from memory.fact import Fact
 from memory.page import PageSettings
 from memory.query import Query
+from memory.record import DataKey, describe, pack, unpack
 from memory.scope import Scope
+from memory.snapshot import StoredPage
 
 DIM, WIDTH = 24, 8
 SMALL = PageSettings(slots=8)
@@ -36,25 +39,75 @@ def fact(seed: int, prompt: str | None = None) -> Fact:
     return Fact(f"f{seed:04}", prompt or f"prompt {seed}", "t", unit(seed), code(seed, WIDTH * (1 + seed % 3)), 0.0, {})
 
 
-def test_a_change_round_trips() -> None:
-    change = Change(3, "write", 1, replace(fact(4), version=3), ("f0001",))
-    again = Change.from_fields(change.to_fields())
-    assert again.fact is not None and change.fact is not None
-    assert (again.version, again.page, again.forgets, again.fact.prompt) == (3, 1, ("f0001",), "prompt 4")
-    assert torch.equal(again.fact.key, change.fact.key)
+def close(a: Tensor, b: Tensor) -> bool:
+    return bool(torch.allclose(a, b, rtol=0, atol=1e-5))
+
+
+def test_a_record_round_trips_and_opens_nowhere_else() -> None:
+    told = replace(fact(4), version=3, expires_at=9.5, until=7, answer="a", metadata={"n": 1, "b": True, "x": None})
+    key = DataKey.new()
+    sealed = key.seal("tenant", 3, pack(told))
+    again = unpack(key.open("tenant", 3, sealed))
+    assert describe(again) == describe(told)
+    assert torch.equal(again.key, told.key) and torch.equal(again.code, told.code)
+    assert told.prompt.encode() not in sealed and told.code.numpy().tobytes()[:16] not in sealed
+    for tenant, version, opener in (("tenanT", 3, key), ("tenant", 4, key), ("tenant", 3, DataKey.new())):
+        with pytest.raises(CorruptRecord):
+            opener.open(tenant, version, sealed)
+    for at in range(len(sealed)):
+        torn = bytearray(sealed)
+        torn[at] ^= 0x10
+        with pytest.raises(CorruptRecord):
+            key.open("tenant", 3, bytes(torn))
+
+
+def test_a_change_round_trips_and_holds_no_word_of_its_fact() -> None:
+    change = Change(3, "write", 1, replace(fact(4), version=3), (1,), (2,), 5, ("f0001", "f0002"))
+    fields = change.to_fields(b"sealed", "model")
+    again = Change.from_fields(fields)
+    assert (again.version, again.page, again.forgets, again.retires, again.block) == (3, 1, (1,), (2,), 5)
+    assert not any(word in b"".join(fields.values()) for word in (b"prompt", b"f0001", b"f0004"))
+    for name in fields:
+        with pytest.raises(CorruptChange):
+            Change.from_fields(fields | {name: fields[name] + b"x"})
+
+
+class Disk:
+    """What the store would keep of a memory: pages as of a snapshot and the changes since, without what is forgotten."""
+
+    def __init__(self) -> None:
+        self.pages: dict[int, StoredPage] = {}
+        self.log: list[Change] = []
+
+    def commit(self, changes: list[Change]) -> None:
+        self.log += [replace(change, replaced=(), answers=()) for change in changes]
+
+    def snapshot(self, memory: EpisodicMemory) -> None:
+        pages = memory.snapshot()
+        for index, facts in pages.items():
+            self.pages[index] = StoredPage(memory.version, tuple(facts))
+        memory.mark_stored(pages, memory.version)
+        self.log = []
+
+    def restore(self, settings: PageSettings, version: int) -> EpisodicMemory:
+        gone = {version for change in self.log for version in change.forgets}
+        pages = {
+            index: replace(page, facts=tuple(fact for fact in page.facts if fact.version not in gone))
+            for index, page in self.pages.items()
+        }
+        changes = [replace(change, fact=None) if change.version in gone else change for change in self.log]
+        return EpisodicMemory.restore(DIM, settings, Scope(), pages=pages, changes=changes, version=version)
 
 
 @pytest.mark.parametrize("addressing", get_args(AddressingName))
-@given(steps=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 30)), min_size=1, max_size=40), slots=st.integers(1, 40))
+@given(steps=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 30)), min_size=1, max_size=40), slots=st.integers(1, 40))
 @settings(deadline=None, max_examples=50)
 def test_replay_without_what_was_forgotten_equals_the_live_memory(
     addressing: AddressingName, steps: list[tuple[int, int]], slots: int
 ) -> None:
-    """Bit for bit: single writes, blocks of all sizes, forgets and snapshots in any order."""
+    """Bit for bit: single writes, blocks of all sizes, history, forgets, reads and snapshots in any order."""
     pages = PageSettings(slots=slots, addressing=addressing)
-    live = EpisodicMemory(DIM, pages, Scope())
-    log: list[Change] = []
-    stored: dict[int, bytes] = {}
+    live, disk = EpisodicMemory(DIM, pages, Scope()), Disk()
     taken = 0
 
     def named(seed: int) -> Fact:
@@ -63,28 +116,59 @@ def test_replay_without_what_was_forgotten_equals_the_live_memory(
         return replace(fact(seed), id=f"n{taken:04}")
 
     for kind, number in steps:
-        if kind == 3 and len(live):
-            ids = [f.id for f in live.facts(limit=1000)]
-            changes = [live.plan_forget(ids[number % len(ids)])]
-        elif kind == 2:
-            stored |= live.dirty_pages()
-            live.mark_stored(list(live.dirty_pages()), live.version)
-            log = []
+        if kind == 2:
+            disk.snapshot(live)
             continue
-        elif kind == 4:
-            planned = live.plan_block([named(seed) for seed in range(number, number + 1 + number)])
-            changes = [change for change in planned if isinstance(change, Change)]
+        if kind == 6:
+            live.read([Query("prompt", unit(number))])
+            continue
+        if kind == 3:
+            ids = [f.id for f in live.facts(limit=1000, where=lambda _: True)]
+            if not ids:
+                continue
+            changes = [live.plan_forget(ids[number % len(ids)])]
         else:
-            changes = [live.plan_write(named(number))]
-        prepared = live.prepare(changes) if any(c.forgets for c in changes) else None
-        log += [Change.from_fields(change.to_fields()) for change in changes]
-        if prepared is not None:
-            log = [c for c in log if c.version not in prepared.erase]
-            stored |= prepared.stored
-        live.apply(changes, prepared)
-    again = EpisodicMemory.restore(DIM, pages, Scope(), pages=stored, changes=log, version=live.version)
+            facts = [named(seed) for seed in range(number, number + (number if kind == 4 else 0) + 1)]
+            changes = [change for change in live.plan_block(facts, keep=kind == 5) if isinstance(change, Change)]
+        disk.commit(changes)
+        live.apply(changes)
+    again = disk.restore(pages, live.version)
     assert again.checksum() == live.checksum()
+    assert [f.id for f in again.facts(limit=1000)] == [f.id for f in live.facts(limit=1000)]
     assert all(sheet.page.residual() < 1e-9 for sheet in live._sheets.values())
+
+
+def test_history_is_kept_out_of_the_pages_and_can_be_asked() -> None:
+    memory = EpisodicMemory(DIM, SMALL, Scope())
+    for number, text in enumerate(("red", "green", "blue")):
+        told = replace(fact(1, "the colour is"), id=f"c{number}", target=text, code=code(number))
+        memory.apply([change for change in memory.plan_block([told], keep=True) if isinstance(change, Change)])
+    assert [f.target for f in memory.facts()] == ["blue"] and len(memory) == 1
+    query = [Query("the colour is", unit(1))]
+    for version, number in ((1, 0), (2, 1), (3, 2)):
+        reading = memory.as_of(version).read(query)
+        assert reading.facts[0][0] == f"c{number}"
+        assert reading.code is not None and close(reading.code, code(number).double())
+    memory.apply([memory.plan_forget("c1")])
+    assert memory.as_of(2).read(query).code is None
+    assert memory.read(query).facts[0][0] == "c2"
+
+
+@pytest.mark.parametrize("gone", [3, 5])
+def test_forgetting_keeps_nothing_in_the_live_structures(gone: int) -> None:
+    memory = EpisodicMemory(DIM, SMALL, Scope())
+    for seed in range(6):
+        memory.apply([memory.plan_write(fact(seed))])
+    memory.apply([memory.plan_forget(f"f{gone:04}")])
+    held = pickle.dumps(vars(memory))
+
+    def traces(seed: int) -> list[bytes]:
+        told = fact(seed)
+        tensors = (told.key, told.code, told.key.double(), told.code.double())
+        return [told.prompt.encode(), told.id.encode(), *(tensor.numpy().tobytes()[:32] for tensor in tensors)]
+
+    assert not any(trace in held for trace in traces(gone))
+    assert all(trace in held for trace in traces(2)[:5])
 
 
 def test_a_block_is_solved_at_once_and_reads_like_a_sequence() -> None:
@@ -117,7 +201,7 @@ def test_a_block_ends_before_it_would_supersede_itself_and_before_a_command_grow
     assert [c.version for c in memory.plan_block(facts) if isinstance(c, Change)] == [1, 2]
     long = [replace(fact(seed), code=torch.zeros(4096)) for seed in range(200)]
     changes = [change for change in memory.plan_block(long) if isinstance(change, Change)]
-    sizes = [sum(map(len, change.to_fields().values())) for change in changes]
+    sizes = [len(pack(change.fact)) for change in changes if change.fact]
     assert 20 < len(changes) < 200 and 800_000 < sum(sizes) < 950_000
 
 
@@ -127,8 +211,8 @@ def test_the_same_prompt_supersedes_and_unknown_ids_are_refused() -> None:
     with pytest.raises(DuplicateId):
         memory.plan_write(fact(1))
     change = memory.plan_write(fact(2, "the capital IS"))
-    assert change.forgets == ("f0001",)
-    memory.apply([change], memory.prepare([change]))
+    assert (change.forgets, change.replaced) == ((1,), ("f0001",))
+    memory.apply([change])
     assert [f.id for f in memory.facts()] == ["f0002"]
     with pytest.raises(FactNotFound):
         memory.plan_forget("f0001")

@@ -9,71 +9,68 @@ of the version alone, so whoever recovers the folder knows what must be in it.
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
+from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from memory.change import Change
 from memory.connection import connect
 from memory.embedded import EmbeddedValkey
-from memory.fact import Fact
 from memory.store import Recovered, RedisStore
+from memory.vault import Vault
+from tests.memory.changes import MODEL, fact, forget, write
 
-TENANT, MODEL = "default", "model"
-FORGET_EVERY, SNAPSHOT_EVERY = 5, 7
+TENANT = "default"
+FORGET_EVERY, SNAPSHOT_EVERY, PAGE = 5, 7, 20
 
 
 def change_at(version: int) -> Change:
     """Each fifth change forgets the fact that was written two changes before it."""
-    if version % FORGET_EVERY == 0:
-        return Change(version=version, kind="forget", fact=None, page=0, forgets=(f"fact-{version - 2}",))
-    generator = torch.Generator().manual_seed(version)
-    key, code = torch.randn(896, generator=generator), torch.randn(1024, generator=generator)
-    fact = Fact(f"fact-{version}", f"prompt {version}", "target", key, code, 1.0, {}, version)
-    return Change(version=version, kind="write", fact=fact, page=0, forgets=())
+    if version % FORGET_EVERY:
+        return replace(write(version), page=version // PAGE)
+    return replace(forget(version, version - 2), page=(version - 2) // PAGE)
 
 
-def state_at(version: int) -> set[str]:
-    """The facts there are at a version."""
-    written = {f"fact-{v}" for v in range(1, version + 1) if v % FORGET_EVERY}
-    return written - {f"fact-{v - 2}" for v in range(FORGET_EVERY, version + 1, FORGET_EVERY)}
+def state_at(version: int) -> set[int]:
+    """The versions whose facts there are at a version."""
+    written = {v for v in range(1, version + 1) if v % FORGET_EVERY}
+    return written - {v - 2 for v in range(FORGET_EVERY, version + 1, FORGET_EVERY)}
 
 
-def page_at(version: int) -> bytes:
-    return json.dumps({"version": version, "facts": sorted(state_at(version))}).encode()
+def opened(folder: Path, valkey: EmbeddedValkey) -> RedisStore:
+    return RedisStore(connect(valkey.url), vault=Vault(folder / "keys"))
 
 
-def replayed(recovered: Recovered) -> set[str]:
+def replayed(recovered: Recovered) -> set[int]:
     """The facts that snapshot and log make together."""
-    page = json.loads(recovered.pages.get(0, b'{"version": 0, "facts": []}'))
-    facts = set(page["facts"])
+    facts = {fact.version for page in recovered.pages.values() for fact in page.facts}
     for change in recovered.changes:
-        if change.version > page["version"]:
-            facts -= set(change.forgets)
-            facts |= {change.fact.id} if change.fact else set()
+        facts -= set(change.forgets)
+        facts |= {change.version} if change.fact else set()
     return facts
 
 
-async def work(url: str) -> None:
-    store = RedisStore(connect(url), embedded=True)
+async def work(store: RedisStore) -> None:
     await store.ping()
-    version = (await store.load(TENANT, MODEL)).version
+    recovered = await store.load(TENANT, MODEL)
+    version, dirty = recovered.version, {change.page for change in recovered.changes}
     while True:
         version += 1
         change = change_at(version)
-        erase, pages = ([version - 2], {0: page_at(version)}) if change.kind == "forget" else ([], {})
-        await store.commit(TENANT, change, fingerprint=MODEL, erase=erase, pages=dict(pages))
+        await store.commit(TENANT, change, fingerprint=MODEL)
         print("ack", version, flush=True)
+        dirty.add(change.page)
         if version % SNAPSHOT_EVERY == 0:
-            await store.snapshot(TENANT, {0: page_at(version)}, version)
+            alive = state_at(version)
+            pages = {page: [fact(v) for v in range(page * PAGE, (page + 1) * PAGE) if v in alive] for page in dirty}
+            if await store.snapshot(TENANT, pages, version, MODEL):
+                dirty = set()
 
 
 def main(folder: Path) -> None:
     with EmbeddedValkey(folder) as valkey:
         print("server", valkey.pid, flush=True)
-        asyncio.run(work(valkey.url))
+        asyncio.run(work(opened(folder, valkey)))
 
 
 if __name__ == "__main__":

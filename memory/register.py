@@ -1,0 +1,91 @@
+"""The register of a tenant's facts: which there are, on which page each lies, and how one is found."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from torch import Tensor
+
+from memory.directory import Directory
+from memory.errors import FactNotFound
+from memory.fact import Fact, held_bytes, is_current, normalise
+
+
+class Register:
+    """Facts by id, by the version that wrote them, by prompt and by key. History is kept by id and version only."""
+
+    def __init__(self, dim: int) -> None:
+        self.size_bytes = 0
+        self._facts: dict[str, Fact] = {}
+        self._page_of: dict[str, int] = {}
+        self._by_version: dict[int, str] = {}
+        self._by_prompt: dict[str, str] = {}
+        self._history: set[str] = set()
+        self._ids: list[str] = []  # of all facts, sorted
+        self._directory = Directory(dim)
+
+    def __len__(self) -> int:
+        """How many facts there are, history not counted."""
+        return len(self._directory)
+
+    def __contains__(self, fact_id: str) -> bool:
+        return fact_id in self._facts
+
+    def __iter__(self) -> Iterator[Fact]:
+        return iter(self._facts.values())
+
+    def get(self, fact_id: str) -> Fact:
+        """Raises FactNotFound."""
+        try:
+            return self._facts[fact_id]
+        except KeyError:
+            raise FactNotFound(fact_id) from None
+
+    def page_of(self, fact_id: str) -> int:
+        return self._page_of[fact_id]
+
+    def holder(self, prompt: str) -> str | None:
+        """The id of the fact with this prompt."""
+        return self._by_prompt.get(normalise(prompt))
+
+    def written_by(self, version: int) -> str | None:
+        """The id of the fact that this version wrote."""
+        return self._by_version.get(version)
+
+    def history_of(self, page: int) -> list[Fact]:
+        """The facts of a page that newer ones have replaced, in the order of their ids."""
+        return [self._facts[fact_id] for fact_id in sorted(self._history) if self._page_of[fact_id] == page]
+
+    def facts(self, after: str = "", limit: int = 100, where: Callable[[Fact], bool] = is_current) -> list[Fact]:
+        """Facts in the order of their ids, those behind `after` that `where` holds for."""
+        found = (self._facts[self._ids[i]] for i in range(bisect_right(self._ids, after), len(self._ids)))
+        return list(islice(filter(where, found), limit))
+
+    def nearest(self, queries: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """As Directory.nearest."""
+        return self._directory.nearest(queries, count)
+
+    def add(self, fact: Fact, page: int) -> None:
+        self._facts[fact.id], self._page_of[fact.id], self._by_version[fact.version] = fact, page, fact.id
+        insort(self._ids, fact.id)
+        self.size_bytes += held_bytes(fact)
+        if fact.until:
+            self._history.add(fact.id)
+        else:
+            self._by_prompt[normalise(fact.prompt)] = fact.id
+            self._directory.add(fact.id, fact.key)
+
+    def remove(self, fact_id: str) -> Fact:
+        fact = self._facts.pop(fact_id)
+        del self._page_of[fact_id], self._by_version[fact.version]
+        self._ids.pop(bisect_left(self._ids, fact_id))
+        self.size_bytes -= held_bytes(fact)
+        if fact.until:
+            self._history.remove(fact_id)
+            return fact
+        self._directory.remove(fact_id)
+        if self._by_prompt.get(normalise(fact.prompt)) == fact_id:
+            del self._by_prompt[normalise(fact.prompt)]
+        return fact

@@ -1,0 +1,168 @@
+"""The data keys of the embedded store: one file per tenant beside the server's files, never in them.
+
+A server's append-only file keeps what it was once told until it is rewritten whole: 175 to 350 ms for 10,000 facts on
+two cores, 60 to 130 ms for their keys alone. A record of 64 bytes is overwritten where it lies and synced in 0.1 to 4 ms,
+however many there are. So keys lie here, and what the server's files still hold of a forgotten fact is noise.
+(A file system or a disk that writes elsewhere instead of over the old block keeps the old block until it reuses it.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from memory.errors import StoreUnavailable
+from memory.record import DataKey
+
+_MAGIC = b"LARIMAR-KEYS\x01".ljust(64, b"\0")
+_BODY = struct.Struct("<Q40s")  # version and data key; a CRC-32 follows
+_SIZE = 64  # of a record, padded: none crosses a sector
+_EMPTY = bytes(_SIZE)
+
+
+@dataclass
+class _File:
+    """Where in a tenant's file the keys of each version lie, which records are free, and where it ends."""
+
+    places: dict[int, list[int]] = field(default_factory=dict)
+    free: list[int] = field(default_factory=list)
+    end: int = 1
+
+    def take(self) -> int:
+        if self.free:
+            return self.free.pop()
+        self.end += 1
+        return self.end - 1
+
+
+class Vault:
+    """Data keys by version. Blocking; all that is written is on the disk when a method returns.
+
+    Args:
+        folder: made if missing, with mode 0700.
+
+    Every method raises StoreUnavailable where a file cannot be read or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, _File] = {}
+        self._lock = threading.Lock()
+
+    def load(self, tenant: str) -> dict[int, dict[bytes, DataKey]]:
+        """All data keys of a tenant: version -> key id -> data key. A version has more than one only if a commit was given
+        up and repeated."""
+        with self._lock:
+            return self._read(tenant)
+
+    def put(self, tenant: str, keys: Mapping[int, DataKey]) -> None:
+        """Add data keys."""
+        with self._lock:
+            file = self._known(tenant)
+            writes = {}
+            for version, key in keys.items():
+                place = file.take()
+                writes[place] = _record(version, key)
+                file.places.setdefault(version, []).append(place)
+            self._write(tenant, writes)
+
+    def erase(self, tenant: str, versions: Collection[int]) -> None:
+        """Overwrite the data keys of these versions."""
+        with self._lock:
+            file = self._known(tenant)
+            gone = [place for version in versions for place in file.places.pop(version, ())]
+            self._write(tenant, dict.fromkeys(gone, _EMPTY))
+            file.free += gone
+
+    def drop(self, tenant: str) -> None:
+        """Overwrite all data keys of a tenant and remove its file."""
+        with self._lock:
+            self._files.pop(tenant, None)
+            path = self._path(tenant)
+            try:
+                if path.exists():
+                    with path.open("r+b", buffering=0) as file:
+                        file.write(bytes(path.stat().st_size))
+                        os.fdatasync(file.fileno())
+                    path.unlink()
+                    _sync_folder(self.folder)
+            except OSError as error:
+                raise _unavailable(path, error) from error
+
+    def _path(self, tenant: str) -> Path:
+        # Not the name itself: file systems take some different names for the same.
+        return self.folder / f"{hashlib.sha256(tenant.encode()).hexdigest()[:40]}.keys"
+
+    def _known(self, tenant: str) -> _File:
+        if tenant not in self._files:
+            self._read(tenant)
+        return self._files[tenant]
+
+    def _read(self, tenant: str) -> dict[int, dict[bytes, DataKey]]:
+        path = self._path(tenant)
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            raw = b""
+        except OSError as error:
+            raise _unavailable(path, error) from error
+        if raw[:_SIZE] not in (_MAGIC, raw[:0], _EMPTY):  # empty: killed before the first key was acknowledged
+            raise StoreUnavailable(f"{path} is no file of data keys, or of another version of this program")
+        file = _File(end=max(1, -(-len(raw) // _SIZE)))
+        found: dict[int, dict[bytes, DataKey]] = {}
+        for place in range(1, len(raw) // _SIZE):
+            body, (crc,) = raw[place * _SIZE : place * _SIZE + _BODY.size], struct.unpack_from("<I", raw, place * _SIZE + _BODY.size)
+            version, key = _BODY.unpack(body)
+            if not version or crc != zlib.crc32(body):  # empty, or torn before it was acknowledged
+                file.free.append(place)
+                continue
+            data_key = DataKey.of(key)
+            found.setdefault(version, {})[data_key.id] = data_key
+            file.places.setdefault(version, []).append(place)
+        self._files[tenant] = file
+        return found
+
+    def _write(self, tenant: str, records: Mapping[int, bytes]) -> None:
+        if not records:
+            return
+        path = self._path(tenant)
+        try:
+            new = not path.exists() or not path.stat().st_size
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                if new:
+                    os.pwrite(file, _MAGIC, 0)
+                for place, record in records.items():
+                    os.pwrite(file, record, place * _SIZE)
+                os.fdatasync(file)
+            finally:
+                os.close(file)
+            if new:
+                _sync_folder(self.folder)
+        except OSError as error:
+            self._files.pop(tenant, None)  # what is in the file now is read again
+            raise _unavailable(path, error) from error
+
+
+def _record(version: int, key: DataKey) -> bytes:
+    body = _BODY.pack(version, key.raw)
+    return (body + struct.pack("<I", zlib.crc32(body))).ljust(_SIZE, b"\0")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unavailable(path: Path, error: OSError) -> StoreUnavailable:
+    return StoreUnavailable(f"the data keys in {path} cannot be read or written: {error.strerror}")
