@@ -12,14 +12,14 @@ class Directory:
     def __init__(self, dim: int) -> None:
         self.ids: list[str] = []
         self._row: dict[str, int] = {}
-        self._keys = torch.empty(16, dim)
+        self._keys = torch.zeros(16, dim)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def add(self, fact_id: str, key: Tensor) -> None:
         if len(self) == len(self._keys):
-            self._keys = torch.cat([self._keys, torch.empty_like(self._keys)])
+            self._keys = torch.cat([self._keys, torch.zeros_like(self._keys)])
         self._keys[len(self)] = key
         self._row[fact_id] = len(self)
         self.ids.append(fact_id)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,7 +76,10 @@ class Page:
         self._matrix = self._buffer(k, width)
 
     def _buffer(self, rows: int, columns: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        return torch.empty(rows, columns, dtype=dtype, device=self.device)
+        """Zeros, which in NumPy take no memory until they are written: what `torch.empty` finds there may be forgotten."""
+        if self.device.type != "cpu":
+            return torch.zeros(rows, columns, dtype=dtype, device=self.device)
+        return torch.from_numpy(np.zeros((rows, columns), np.float32 if dtype == torch.float32 else np.float64))
 
     def __len__(self) -> int:
         return len(self.widths)
