@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.bert import BertTrunk
+
 LEXICAL_DIM = 512
 _SEED = 2403_11901 % 2**31
 
@@ -36,6 +38,7 @@ class Encoder:
         self.device: torch.device = trunk.device
         self.max_tokens = int(trunk.config.max_position_embeddings)
         self.key_dim = int(trunk.config.hidden_size) + LEXICAL_DIM
+        self._packed = BertTrunk(trunk) if BertTrunk.fits(trunk) else None
         self._special = frozenset(tokenizer.all_special_ids)
 
     @classmethod
@@ -60,6 +63,8 @@ class Encoder:
         return torch.nn.functional.normalize(torch.cat([meaning.cpu(), 0.5**0.5 * lexical], 1))
 
     def _meaning(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        if self._packed is not None:
+            return torch.nn.functional.normalize(self._packed.means(ids))
         lengths = torch.tensor([len(row) for row in ids], device=self.device)
         padded = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long, device=self.device)
         for row, tokens in enumerate(ids):

@@ -33,6 +33,17 @@ def test_keys_are_unit_vectors_that_do_not_depend_on_the_batch(sentences: list[l
         assert torch.allclose(ENCODER.keys([text])[0], key, atol=1e-5)
 
 
+def test_the_packed_forward_is_that_of_transformers_and_no_text_minds_its_company() -> None:
+    ids = ENCODER.pieces(["the capital of rome is", "river", " ".join(toys.WORDS[:20])])
+    assert ENCODER._packed is not None
+    means = ENCODER._packed.means(ids)
+    for row, mean in zip(ids, means, strict=True):
+        with torch.inference_mode():
+            wanted = ENCODER.trunk(input_ids=torch.tensor([row])).last_hidden_state[0].mean(0)
+        assert torch.allclose(mean, wanted, atol=1e-5)
+        assert torch.equal(ENCODER._packed.means([row])[0], mean)
+
+
 def test_more_texts_than_one_forward_pass_holds() -> None:
     texts = [f"{a} {b}" for a in toys.WORDS[:7] for b in toys.WORDS[:7]]
     assert torch.allclose(ENCODER.keys(texts)[40], ENCODER.keys([texts[40]])[0], atol=1e-5)
