@@ -10,13 +10,14 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import evaluate
+from app.cli import bench, evaluate
 from app.cli.train import train
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Larimar Server: teach a language model, and make it forget.")
 models = typer.Typer(no_args_is_help=True, help="Weights of decoders and encoders.")
 cli.add_typer(models, name="models")
 cli.add_typer(evaluate.cli, name="evaluate")
+cli.add_typer(bench.cli, name="bench")
 cli.command()(train)
 
 

@@ -1,0 +1,1 @@
+"""Gradient-based editing as users would do it, to measure ours against."""

@@ -1,0 +1,96 @@
+"""The typed client against a real server, and what it does when there is none or a busy one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from app.client import AsyncClient, Client, LarimarError, facts, forget, teach
+from tests.app.serving import serving
+
+PROMPT = "the capital of zor is"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving() as client:
+        yield str(client.base_url)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.service
+def test_teach_ask_stream_forget(url: str) -> None:
+    with Client(url) as larimar:
+        written = larimar.teach(PROMPT, "Kal", metadata={"source": "test"})
+        assert larimar.fact(written.id).metadata == {"source": "test"}
+        assert larimar.query(PROMPT).readout == "Kal"
+        whole = larimar.generate(PROMPT, max_new_tokens=9)
+        assert whole.memory.used and whole.memory.facts[0].id == written.id
+        events = list(larimar.stream(PROMPT, max_new_tokens=9))
+        assert "".join(data["text"] for name, data in events if name == "token") == whole.text
+        assert [found.id for found in larimar.facts()] == [written.id]
+        assert larimar.forget(written.id).residual < 1e-8
+        with pytest.raises(LarimarError, match="fact_not_found") as caught:
+            larimar.fact(written.id)
+        assert caught.value.status == 404 and caught.value.request_id
+        with pytest.raises(LarimarError, match="limit is 512"):
+            list(larimar.stream(PROMPT, max_new_tokens=9999))
+        with pytest.raises(LarimarError, match="timeout"):
+            list(larimar.stream(PROMPT, max_new_tokens=400, timeout_s=0.01))
+
+
+@pytest.mark.service
+@pytest.mark.anyio
+async def test_the_same_asynchronously(url: str) -> None:
+    async with AsyncClient(url) as larimar:
+        written = await larimar.teach(PROMPT, "Kal")
+        whole = await larimar.generate(PROMPT, max_new_tokens=9)
+        streamed = [data["text"] async for name, data in larimar.stream(PROMPT, max_new_tokens=9) if name == "token"]
+        assert "".join(streamed) == whole.text
+        assert [found.id async for found in larimar.facts()] == [written.id]
+        await larimar.forget(written.id)
+        with pytest.raises(LarimarError, match="fact_not_found"):
+            await larimar.fact(written.id)
+
+
+def flaky(client: Client, *answers: int | Exception) -> list[httpx.Request]:
+    """Let a client meet these answers in turn; the requests it makes."""
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        given = answers[len(seen) - 1]
+        if isinstance(given, Exception):
+            raise given
+        body = {"facts": [], "next_cursor": None} if given == 200 else {"code": "busy", "detail": "d"}
+        return httpx.Response(given, json=body, headers={"retry-after": "0"})
+
+    client.http._transport = httpx.MockTransport(answer)
+    return seen
+
+
+def test_what_may_be_made_again_is_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    lost, away = httpx.ReadError("lost"), httpx.ConnectError("away")
+    with Client() as client:
+        seen = flaky(client, 429, 503, lost, 200)
+        assert client.send(facts()).facts == [] and len(seen) == 4
+        seen = flaky(client, lost, 409)
+        with pytest.raises(LarimarError, match="busy"):
+            client.send(teach("a", "b"))
+        keys = {request.headers["idempotency-key"] for request in seen}
+        assert len(seen) == 2 and len(keys) == 1, "the same key makes it the same request"
+        seen = flaky(client, lost)
+        with pytest.raises(httpx.ReadError):  # it may have been forgotten already: 404 would be a lie
+            client.send(forget("x"))
+        assert len(seen) == 1
+        seen = flaky(client, away, away, away, away)
+        with pytest.raises(httpx.ConnectError):
+            client.send(forget("x"))
+        assert len(seen) == 4
