@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +117,7 @@ TABLE: dict[type[BaseException], Problem] = {
     BodyTooLarge: Problem(413, "body_too_large", "The request body is too large"),
     UnsupportedMediaType: Problem(415, "unsupported_media_type", "The body must be JSON"),
 }
+INVALID = Problem(422, "invalid_request", "The request is invalid")
 MALFORMED = Problem(400, "malformed_json", "The body is not JSON")
 OPENAI = "/v1/"  # the paths of OpenAI's interface
 _OPENAI_STATUS = {422: 400}  # which knows no 422
@@ -158,17 +160,23 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
     return document(problem, problem.detail or str(error), request.scope)
 
 
+def invalid(errors: Sequence[Any]) -> tuple[Problem, str]:
+    """How a body that pydantic refused is told."""
+    if any(e["type"] == "json_invalid" for e in errors):
+        return MALFORMED, str(errors[0]["msg"])
+    return INVALID, "; ".join(f"{e['field'] or 'body'}: {e['message']}" for e in _fields(errors))
+
+
+def _fields(errors: Sequence[Any]) -> list[dict[str, str]]:
+    return [{"field": ".".join(str(part) for part in e["loc"] if part != "body"), "message": e["msg"]} for e in errors]
+
+
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    request.scope["error_code"] = "invalid_request"
-    found = [
-        {"field": ".".join(str(part) for part in e["loc"] if part != "body"), "message": e["msg"]} for e in error.errors()
-    ]
-    if any(e["type"] == "json_invalid" for e in error.errors()):
-        request.scope["error_code"] = "malformed_json"
-        return document(MALFORMED, found[0]["message"], request.scope)
-    detail = "; ".join(f"{e['field'] or 'body'}: {e['message']}" for e in found)
-    return document(Problem(422, "invalid_request", "The request is invalid"), detail, request.scope, errors=found)
+    problem, detail = invalid(error.errors())
+    request.scope["error_code"] = problem.code
+    extra = {} if problem is MALFORMED else {"errors": _fields(error.errors())}
+    return document(problem, detail, request.scope, **extra)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

@@ -14,7 +14,7 @@ from app import __version__, errors
 from app.gauges import Gauges
 from app.metrics import Metrics
 from app.middleware import BodyLimits, Ports, RequestLog
-from app.routes import facts, generation, health, openai
+from app.routes import bulk, facts, generation, health, openai
 from app.service import Service
 from app.settings import Settings
 from app.store import MeasuredStore
@@ -131,9 +131,9 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
     app.state.failure = None
     Gauges(lambda: app.state.service, metrics)
     errors.install(app)
-    for router in (facts.router, generation.router, openai.router, health.router):
+    for router in (facts.router, bulk.router, generation.router, openai.router, health.router):
         app.include_router(router)
-    app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes, streamed=(bulk.PATH,))
     if settings.admin_port is not None:
         app.add_middleware(Ports, admin_port=settings.admin_port)
     app.add_middleware(RequestLog, metrics=metrics)

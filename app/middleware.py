@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Collection
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,6 +15,7 @@ from app.errors import TABLE, BodyTooLarge, Problem, UnsupportedMediaType, docum
 from app.metrics import Metrics
 
 log = structlog.get_logger()
+LINES = ("application/x-ndjson", "application/jsonl", "application/json-lines")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 
 
@@ -75,10 +77,14 @@ class Ports:
 
 
 class BodyLimits:
-    """Refuses bodies that are too large or not declared as JSON, before they are parsed."""
+    """Refuses bodies that are too large or not declared as JSON, before they are parsed.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app, self.max_bytes = app, max_bytes
+    Args:
+        streamed: paths that take JSON lines without end, and see to their limits themselves.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, streamed: Collection[str] = ()) -> None:
+        self.app, self.max_bytes, self.streamed = app, max_bytes, streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
@@ -86,8 +92,12 @@ class BodyLimits:
             return
         headers = Headers(scope=scope)
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if content_type != "application/json":
-            detail = f"got content type {content_type or 'none'!r}, send 'Content-Type: application/json'"
+        if scope["path"] in self.streamed and content_type in LINES:
+            await self.app(scope, receive, send)
+            return
+        if content_type != "application/json" or scope["path"] in self.streamed:
+            wanted = LINES[0] if scope["path"] in self.streamed else "application/json"
+            detail = f"got content type {content_type or 'none'!r}, send 'Content-Type: {wanted}'"
             await self._refuse(UnsupportedMediaType, detail, scope, receive, send)
             return
         body, more = b"", True

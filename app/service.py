@@ -11,7 +11,9 @@ from typing import Literal
 from torch import Tensor
 from ulid import ULID
 
+from app.errors import NotReady, QueueFull
 from app.metrics import Metrics
+from app.schemas import FactIn
 from app.tenant import Committed
 from app.tenants import Tenants
 from app.worker import InferenceWorker, Spoken
@@ -108,6 +110,32 @@ class Service:
         total_s = time.perf_counter() - started
         self._observe("write", encode_s, committed, total_s)
         return Taught(committed.change.fact, committed, encode_s, total_s)
+
+    async def teach_many(self, tenant: str, facts: Sequence[FactIn]) -> list[Taught | Exception]:
+        """Write facts with one forward pass and as few commits as their bytes allow; for each, in order, what became of it."""
+        started = time.perf_counter()
+        try:
+            encoded = await self.worker.run(self.model.encode_facts, [(fact.prompt, fact.target) for fact in facts])
+        except (QueueFull, NotReady) as error:
+            return [error] * len(facts)
+        encode_s = time.perf_counter() - started
+        outcomes: list[Taught | Exception | None] = [code if isinstance(code, Exception) else None for code in encoded]
+        good = [row for row, outcome in enumerate(outcomes) if outcome is None]
+        now = time.time()
+        block = [
+            Fact(f.id or str(ULID()), f.prompt, f.target, *code, now, dict(f.metadata))
+            for f, code in zip(facts, encoded, strict=True)
+            if not isinstance(code, Exception)
+        ]
+        for row, committed in zip(good, await self.tenants.write_many(tenant, block), strict=True):
+            if isinstance(committed, Exception):
+                outcomes[row] = committed
+                continue
+            total_s = time.perf_counter() - started
+            assert committed.change.fact is not None
+            self._observe("write", encode_s, committed, total_s)
+            outcomes[row] = Taught(committed.change.fact, committed, encode_s, total_s)
+        return [outcome for outcome in outcomes if outcome is not None]
 
     async def forget(self, tenant: str, fact_id: str) -> Forgotten:
         """Forget one fact for good. Raises FactNotFound, StoreUnavailable, VersionConflict, QueueFull."""

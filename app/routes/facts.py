@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
+from pydantic import Field
 
 from app.deps import Configured, Serving, TenantName, within
+from app.routes.bulk import BulkLine, teach_lines
 from app.schemas import Erased, FactIn, FactList, FactOut, FactWritten, Problem, Receipt, UpdateTimings
 from app.tenant import Committed
 from memory.fact import Fact
@@ -38,9 +40,20 @@ def _out(fact: Fact) -> FactOut:
 
 @router.post("/facts", status_code=201, responses=REFUSED | {409: {"model": Problem}})
 async def teach(
-    body: FactIn, response: Response, service: Serving, settings: Configured, tenant: TenantName
-) -> FactWritten:
-    """Write one fact in one shot. It is durable when this answers; the same prompt again supersedes the old fact."""
+    body: FactIn | Annotated[list[FactIn], Field(min_length=1, max_length=1000)],
+    response: Response,
+    service: Serving,
+    settings: Configured,
+    tenant: TenantName,
+) -> FactWritten | list[BulkLine]:
+    """Write one fact in one shot. It is durable when this answers; the same prompt again supersedes the old fact.
+
+    Of a list, what can be written is; the status is then 201, or 207 where some were refused, each by its number.
+    """
+    if isinstance(body, list):
+        results = await within(settings, teach_lines(service, tenant, list(enumerate(body, 1))))
+        response.status_code = 207 if any(result.error for result in results) else 201
+        return results
     taught = await within(
         settings, service.teach(tenant, body.prompt, body.target, fact_id=body.id, metadata=body.metadata)
     )

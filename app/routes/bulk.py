@@ -1,0 +1,132 @@
+"""Many facts at once: a list, or a stream of lines both ways. What is wrong with one leaves the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from app.deps import Configured, Serving, TenantName
+from app.errors import BodyTooLarge, QueueFull, describe, invalid
+from app.schemas import FactIn
+from app.service import Service
+
+router = APIRouter(tags=["facts"])
+PATH = "/facts:bulk"
+TOGETHER = 32  # facts encoded and committed as one
+PAUSE_S = 0.05  # before a busy server is asked again
+
+
+class LineError(BaseModel):
+    status: int
+    code: str
+    title: str
+    detail: str
+
+
+class BulkLine(BaseModel):
+    """What became of one line; lines are counted from 1, blank ones too. Either `id` or `error` is there."""
+
+    line: int
+    id: str | None = None
+    version: int | None = None
+    supersedes: list[str] = []
+    error: LineError | None = None
+
+
+Read = tuple[int, FactIn | Exception]
+
+
+def refused(number: int, error: Exception) -> BulkLine:
+    if isinstance(error, ValidationError):
+        problem, detail = invalid(error.errors())
+    else:
+        problem = describe(error)
+        detail = problem.detail or str(error)
+    return BulkLine(line=number, error=LineError(status=problem.status, code=problem.code, title=problem.title, detail=detail))
+
+
+async def teach_lines(service: Service, tenant: str, lines: Sequence[Read]) -> list[BulkLine]:
+    """Write what could be read of some lines, in their order; one result for each."""
+    facts = [fact for _, fact in lines if isinstance(fact, FactIn)]
+    while True:
+        outcomes = await service.teach_many(tenant, facts)
+        if not outcomes or not all(isinstance(outcome, QueueFull) for outcome in outcomes):
+            break
+        await asyncio.sleep(PAUSE_S)  # a stream waits: its sender is held back by its own connection
+    results = iter(outcomes)
+    told = []
+    for number, fact in lines:
+        outcome = fact if isinstance(fact, Exception) else next(results)
+        if isinstance(outcome, Exception):
+            told.append(refused(number, outcome))
+            continue
+        change = outcome.committed.change
+        told.append(BulkLine(line=number, id=outcome.fact.id, version=change.version, supersedes=list(change.replaced)))
+    return told
+
+
+class Results(StreamingResponse):
+    """Goes on while the request is being read; starlette's own would read the request's lines to see whether the client is there."""
+
+    media_type = "application/x-ndjson"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  (the lines are received elsewhere)
+        with suppress(ClientDisconnect):
+            await self.stream_response(send)
+
+
+@router.post(PATH, openapi_extra={"requestBody": {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}})
+async def bulk(request: Request, service: Serving, settings: Configured, tenant: TenantName) -> Results:
+    """Write facts as they come, one JSON object a line; one result a line comes back, in order, each durable when it comes.
+
+    Read the results while you send: a client that does not is held back once the connection's buffers are full.
+    """
+
+    async def told() -> AsyncIterator[bytes]:
+        async for lines in _groups(request, settings.max_body_bytes):
+            for result in await teach_lines(service, tenant, lines):
+                yield result.model_dump_json(exclude_none=True).encode() + b"\n"
+
+    return Results(told())
+
+
+async def _groups(request: Request, limit: int) -> AsyncIterator[list[Read]]:
+    """Lines of the body, as many together as have arrived and are written together."""
+    number, left, skipping, lines = 0, b"", False, list[Read]()
+    async for chunk in request.stream():
+        *whole, left = (left + chunk).split(b"\n")
+        for line in whole:
+            number += 1
+            if skipping:
+                skipping = False
+            elif line.strip():
+                lines.append((number, _parse(line, limit)))
+            if len(lines) == TOGETHER:
+                yield lines
+                lines = []
+        if len(left) > limit:
+            if not skipping:
+                lines.append((number + 1, _parse(left, limit)))
+            left, skipping = b"", True
+        if lines:
+            yield lines
+            lines = []
+    if left.strip() and not skipping:
+        yield [(number + 1, _parse(left, limit))]
+
+
+def _parse(line: bytes, limit: int) -> FactIn | Exception:
+    if len(line) > limit:
+        return BodyTooLarge(f"the line has over {limit} bytes, the limit")
+    try:
+        return FactIn.model_validate_json(line)
+    except ValidationError as error:
+        return error
+

@@ -1,0 +1,90 @@
+"""Many facts at once: in order, each with its own result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.app.serving import serving
+
+pytestmark = pytest.mark.service
+LINES = {"content-type": "application/x-ndjson"}
+
+
+@pytest.fixture
+def client() -> Iterator[httpx.Client]:
+    with serving() as client:
+        yield client
+
+
+def fact(number: int) -> dict[str, Any]:
+    return {"prompt": f"the capital of zor number {number} is", "target": f"Kal {number}"}
+
+
+def send(client: httpx.Client, chunks: list[bytes]) -> list[dict[str, Any]]:
+    answer = client.post("/facts:bulk", content=iter(chunks), headers=LINES)
+    assert answer.status_code == 200, answer.text
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+@pytest.mark.parametrize("size", [7, 1000, 10**6])
+def test_lines_are_written_wherever_the_chunks_are_cut(client: httpx.Client, size: int) -> None:
+    body = "\n".join(json.dumps(fact(number)) for number in range(100)).encode()
+    results = send(client, [body[at : at + size] for at in range(0, len(body), size)])
+    assert [result["line"] for result in results] == list(range(1, 101))
+    kept = client.get("/facts", params={"limit": 1000}).json()["facts"]
+    assert {found["id"]: found["target"] for found in kept} == {r["id"]: f"Kal {r['line'] - 1}" for r in results}
+    versions = [result["version"] for result in results]
+    assert versions == sorted(versions)
+
+
+def test_what_is_wrong_with_a_line_leaves_the_others(client: httpx.Client) -> None:
+    lines = [
+        json.dumps(fact(0)),
+        "{",
+        "",
+        json.dumps({"prompt": "x"}),
+        json.dumps({"prompt": " ", "target": "y"}),
+        json.dumps({"prompt": "x", "target": "y" * 300_000}),
+        json.dumps(fact(1) | {"id": "a"}),
+        json.dumps(fact(2) | {"id": "a"}),
+        json.dumps(fact(0)),
+        '"\ud83d\ude80"',
+    ]
+    body = "\n".join(lines).encode("utf-8", "surrogatepass") + b"\n\xff\n" + json.dumps(fact(3)).encode()
+    results = send(client, [body[at : at + 50_000] for at in range(0, len(body), 50_000)])
+    assert {result["line"]: result["error"]["code"] for result in results if "error" in result} == {
+        2: "malformed_json",
+        4: "invalid_request",
+        5: "empty_text",
+        6: "body_too_large",
+        8: "duplicate_id",
+        10: "malformed_json",
+        11: "malformed_json",
+    }
+    written = {result["line"]: result["id"] for result in results if "id" in result}
+    assert set(written) == {1, 7, 9, 12}
+    assert results[-4]["supersedes"] == [written[1]]
+    assert len(client.get("/facts").json()["facts"]) == 3
+
+
+def test_a_list_says_which_were_refused(client: httpx.Client) -> None:
+    good = client.post("/facts", json=[fact(0), fact(1)])
+    assert good.status_code == 201 and [result["line"] for result in good.json()] == [1, 2]
+    mixed = client.post("/facts", json=[fact(2), {"prompt": "x", "target": " "}])
+    assert mixed.status_code == 207
+    assert "id" in mixed.json()[0] and mixed.json()[1]["error"]["code"] == "empty_text"
+    assert client.post("/facts", json=[]).status_code == 422
+    assert client.post("/facts", json=[fact(3), 5]).status_code == 422
+    assert len(client.get("/facts").json()["facts"]) == 3
+
+
+def test_only_lines_are_taken(client: httpx.Client) -> None:
+    answer = client.post("/facts:bulk", json=[fact(0)])
+    assert answer.status_code == 415 and "application/x-ndjson" in answer.json()["detail"]
+    assert client.post("/facts", content=b"{}", headers=LINES).status_code == 415
+    assert send(client, [b"\n \n"]) == []
