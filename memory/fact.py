@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
+_TOKEN = re.compile(r"[^\W_]+|[^\w\s]|_")
 Scalar = str | int | float | bool | None
 
 
@@ -45,8 +47,13 @@ def is_current(fact: Fact) -> bool:
 
 
 def normalise(prompt: str) -> str:
-    """The form under which two prompts are the same: NFKC, one space, no outer space, case folded."""
-    return " ".join(unicodedata.normalize("NFKC", prompt).split()).casefold()
+    """The form under which two prompts are the same: words and punctuation marks, case folded, without accents.
+
+    It is what an uncased encoder sees. Prompts that it cannot tell apart have equal keys, and least squares would average
+    the answers of two facts with one key.
+    """
+    letters = (c for c in unicodedata.normalize("NFKD", prompt) if not unicodedata.combining(c))
+    return " ".join(_TOKEN.findall("".join(letters).casefold()))
 
 
 def held_bytes(fact: Fact) -> int:

@@ -67,6 +67,10 @@ EXPERIMENTS = (
     ("counterfact", "editing", 500, 1, "CounterFact in EasyEdit's format: edit success, paraphrase, neighbourhood."),
     ("zsre", "editing", 500, 1, "zsRE in MEND's and EasyEdit's format: questions."),
     ("private", "editing", 40, 40, 'Facts of your own: {"prompt", "target", "rephrases": […], "near_misses": […]} a line.'),
+    ("relations", "editing", 500, 1, "LRE relations that training leaves out whole."),
+    ("long", "editing", 200, 1, "zsRE questions with answers of 9 to 64 tokens, made of --fill's statements."),
+    ("several", "several", 200, 1, "Two or three zsRE questions in one prompt, all answers taught."),
+    ("fluency", "fluency", 200, 1, "48 tokens after a CounterFact edit: repetition and perplexity beside the plain model's."),
     ("forget", "forgetting", 200, 512, "CounterFact facts forgotten one by one: are plain answers back, and other readouts unmoved?"),
 )
 for _name, _function, _n, _facts, _help in EXPERIMENTS:

@@ -18,6 +18,7 @@ from app.settings import Settings
 from memory.page import PageSettings
 from memory.scope import Scope
 from models.errors import DataMissing
+from models.evaluation.composed import long_answers, unseen_relations
 from models.evaluation.records import Record, choose, read
 from models.evaluation.run import Partial
 from models.model import Model
@@ -77,7 +78,7 @@ class Setup:
         Raises:
             DataMissing: a bad file, or too few records.
         """
-        own = read(self.data, form)
+        own = self._read(form)
         examined = choose(own, self.n, self.seed)
         if self.facts_in_memory == 1:
             return examined, []
@@ -94,10 +95,20 @@ class Setup:
             )
         return examined, [*examined, *others]
 
-    def recall(self, taught: Sequence[Record]) -> Recall:
+    def _read(self, form: str) -> list[Record]:
+        if form == "relations":
+            return unseen_relations(self.data, self.seed)
+        if form == "long":
+            if self.fill is None:
+                raise DataMissing("long answers are made of CounterFact statements: name the file with --fill")
+            texts = read(self.fill, "counterfact")
+            return long_answers(read(self.data, "zsre"), texts, lambda a: len(self.model.decoder.answer_tokens(a)), self.seed)
+        return read(self.data, form)
+
+    def recall(self, taught: Sequence[Record], *, quiet: bool = False) -> Recall:
         """A memory that holds `taught`; without any, one that holds each examined record alone."""
         recall = (Recall if taught else RecallOne)(self.model, self.pages, self.scope)
-        for record in steps("teaching", taught):
+        for record in taught if quiet else steps("teaching", taught):
             recall.teach(record)
         return recall
 

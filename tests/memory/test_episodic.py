@@ -16,7 +16,7 @@ from memory.addressing import AddressingName
 from memory.change import Change
 from memory.episodic import EpisodicMemory
 from memory.errors import BadKey, CorruptChange, CorruptRecord, DuplicateId, FactNotFound
-from memory.fact import Fact
+from memory.fact import Fact, normalise
 from memory.page import PageSettings
 from memory.query import Query
 from memory.record import DataKey, describe, pack, unpack
@@ -216,6 +216,12 @@ def test_the_same_prompt_supersedes_and_unknown_ids_are_refused() -> None:
     assert [f.id for f in memory.facts()] == ["f0002"]
     with pytest.raises(FactNotFound):
         memory.plan_forget("f0001")
+
+
+@pytest.mark.parametrize(("one", "other"), [("The Café opens at", "the cafe  opens at"), ("Who runs Acme?", "who runs ACME ?")])
+def test_prompts_that_an_uncased_encoder_cannot_tell_apart_are_the_same(one: str, other: str) -> None:
+    assert normalise(one) == normalise(other)
+    assert normalise(one) != normalise(one + " 2")
 
 
 def test_more_facts_than_slots_go_to_more_pages_and_all_are_read_back() -> None:
