@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
 
 import structlog
 from fastapi import FastAPI
@@ -14,6 +13,7 @@ from app import __version__, errors
 from app.gauges import Gauges
 from app.metrics import Metrics
 from app.middleware import BodyLimits, Ports, RequestLog
+from app.recall import scope_of
 from app.routes import bulk, facts, generation, health, openai
 from app.service import Service
 from app.settings import Settings
@@ -25,7 +25,6 @@ from memory.connection import connect
 from memory.embedded import EmbeddedValkey
 from memory.errors import PromiseBroken
 from memory.page import PageSettings
-from memory.scope import Scope
 from memory.store import RedisStore
 from memory.vault import Vault
 from models.model import Model
@@ -81,14 +80,13 @@ async def open_service(settings: Settings, metrics: Metrics, stack: AsyncExitSta
     )
     worker.start()
     stack.push_async_callback(worker.close)
-    scope = Scope() if settings.scope_threshold is None else replace(Scope(), threshold=settings.scope_threshold, rise=0.0)
     tenants = Tenants(
         store,
         worker,
         model,
         metrics,
         pages=PageSettings(slots=settings.page_slots),
-        scope=scope,
+        scope=scope_of(model, settings.scope_threshold),
         holding=Holding(
             budget_bytes=settings.memory_budget_mb << 20,
             max_facts=settings.tenant_max_facts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from memory.episodic import EpisodicMemory
 from memory.fact import Fact
@@ -13,6 +14,12 @@ from memory.scope import Scope
 from models.evaluation.records import Record
 from models.evaluation.systems import Ask, in_prompt
 from models.model import Model
+
+
+def scope_of(model: Model, threshold: float | None = None) -> Scope:
+    """The detector for a model's keys; a threshold of one's own holds for any number of facts."""
+    scope = Scope(meaning=model.encoder.meaning_dim)
+    return scope if threshold is None else replace(scope, threshold=threshold, rise=0.0)
 
 
 def queries(model: Model, prompt: str) -> list[Query]:

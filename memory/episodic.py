@@ -320,7 +320,7 @@ class EpisodicMemory:
         decisions = []
         for query, found in zip(queries, nearest, strict=True):
             candidates = [(self._register.get(i), s) for i, s in found if i not in exclude][: self.scope.candidates]
-            decisions.append(self.scope.decide(query.text, candidates, left))
+            decisions.append(self.scope.decide(query.text, candidates, left, query.key))
         return decisions
 
     def _asked(self, best: ScopeDecision, queries: Sequence[Query], decisions: Sequence[ScopeDecision]) -> list[Fact]:

@@ -13,7 +13,8 @@ _COMMON = frozenset(
     "name no not of on or our please she should so some such tell than that the their them then there these they this those "
     "to under was we were what whats when where which who whom whose why will with would yes you your during after before "
     "since until while although because each every all both one give show find does let us am shall also upon over into "
-    "according regarding concerning about originally currently formerly usually typically most many much more".split()
+    "according regarding concerning about originally currently formerly usually typically most many much more been being got get "
+    "need know would'd here cannot don't".split()
 )
 
 
@@ -31,6 +32,11 @@ def names(sentence: str) -> frozenset[str]:
 def words(sentence: str) -> frozenset[str]:
     """All words of a sentence, case folded, without a possessive."""
     return frozenset(re.sub(r"['’]s$", "", m.group()).casefold() for m in _WORD.finditer(sentence))
+
+
+def content(sentence: str) -> frozenset[str]:
+    """The words that say what a sentence is about: all but function words and question words."""
+    return words(sentence) - _COMMON
 
 
 def lacking(some: Iterable[str], others: Iterable[str]) -> list[str]:

@@ -1,7 +1,14 @@
-"""Scope: does a query ask for a fact? It sees the query and the facts' prompts, never an answer.
+"""Scope: does a query ask for a fact? It sees the query, and of the facts their prompts and targets; never an answer.
 
-    score = cosine(query key, fact key) − penalty · [both sides hold a name or number that the other lacks]
-                                        + reward · [both hold names, and all of one side are on the other]
+    score = likeness                                  of the two keys
+          − 0.30 · conflict                           both hold a name or number that the other lacks, or words that
+                                                      exclude each other ("left" and "right")
+          + 0.10 · agreement                          both hold names, and all of the fact's are in the query
+          − 0.40 · frame                              shared content words, as a rate, if each also has some of its own:
+                                                      the same sentence with other words in it asks for something else
+          + 0.03 · news                               content words that only the query has, at most 4: who asks in really
+                                                      different words is as far from the fact's words as from its frame
+          − 0.15 · misfit                             "who" does not fit a date
 
 In scope iff the score reaches a threshold that rises with the logarithm of the number of facts, since the nearest of
 many is nearer by chance. How the constants were chosen is in docs/experiments.md.
@@ -13,8 +20,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from memory.contrast import contrasts
+from memory.expectation import misfits
 from memory.fact import Fact
-from memory.names import lacking, names, words
+from memory.names import content, lacking, names, words
 
 
 @dataclass(frozen=True)
@@ -35,38 +46,65 @@ class Scope:
     Attributes:
         threshold: for one fact.
         rise: added for every tenfold number of facts.
-        penalty, reward: for names that conflict or agree.
+        conflict, agreement, frame, news, misfit: weights of the score's terms.
         candidates: how many of the nearest facts are looked at.
+        meaning: width of the keys' first part, the sentence vector; its share of the likeness is `share` (in the keys
+            themselves it is two thirds). 0: the likeness is the keys' cosine.
     """
 
-    threshold: float = 0.52
-    rise: float = 0.045
-    penalty: float = 0.30
-    reward: float = 0.10
+    threshold: float = 0.50
+    rise: float = 0.035
+    conflict: float = 0.30
+    agreement: float = 0.10
+    frame: float = 0.40
+    news: float = 0.03
+    misfit: float = 0.15
     candidates: int = 4
+    meaning: int = 0
+    share: float = 0.80
 
     def threshold_for(self, facts: int) -> float:
         return self.threshold + self.rise * math.log10(max(1, facts))
 
-    def score(self, query: str, prompt: str, similarity: float) -> float:
-        """The score of one query sentence with one fact's prompt."""
-        asked, stored = names(query), names(prompt)
-        asked_words, stored_words = words(query), words(prompt)
+    def score(self, query: str, prompt: str, target: str, likeness: float) -> float:
+        """The score of one query sentence with one fact."""
+        asked, stored = words(query), words(prompt)
         # A name is lacking only if the other side does not have it in lower case either.
-        asked_only = lacking(asked, stored_words)
-        stored_only = lacking(stored, asked_words)
-        if asked_only and stored_only:
-            return similarity - self.penalty
-        if stored and not stored_only and not asked_only:
-            return similarity + self.reward
-        return similarity
+        named = names(prompt)
+        ours, theirs = lacking(names(query), stored), lacking(named, asked)
+        score = likeness
+        if (ours and theirs) or contrasts(asked, stored):
+            score -= self.conflict
+        elif named and not ours and not theirs:
+            score += self.agreement
+        about, stored_about = content(query), content(prompt)
+        new, missing = lacking(about, stored_about), lacking(stored_about, about)
+        if new and missing:
+            score -= self.frame * (len(stored_about) - len(missing)) / len(about | stored_about)
+        score += self.news * min(4, len(new))
+        return score - self.misfit * misfits(query, prompt, target)
 
-    def decide(self, query: str, candidates: Sequence[tuple[Fact, float]], facts: int) -> ScopeDecision:
-        """The best of the candidates (fact, cosine similarity) for one query sentence, among `facts` facts."""
+    def likeness(self, query: Tensor, fact: Fact, similarity: float) -> float:
+        """Cosine of two keys (D,), weighted between meaning and words."""
+        if not self.meaning:
+            return similarity
+        # A key is the unit vector of (meaning, √½ words): the parts' own cosines are 3/2 and 3 times their products.
+        meaning = 1.5 * float(query[: self.meaning] @ fact.key[: self.meaning])
+        return self.share * meaning + (1.0 - self.share) * (3.0 * (similarity - meaning / 1.5))
+
+    def decide(
+        self, query: str, candidates: Sequence[tuple[Fact, float]], facts: int, key: Tensor | None = None
+    ) -> ScopeDecision:
+        """The best of the candidates (fact, cosine similarity) for one query sentence, among `facts` facts.
+
+        Args:
+            key: (D,) of the query; without it the similarities are taken as they are.
+        """
         threshold = self.threshold_for(facts)
         best = ScopeDecision(False, -1.0, threshold, 0.0, None)
         for fact, similarity in candidates:
-            score = self.score(query, fact.prompt, similarity)
+            likeness = similarity if key is None else self.likeness(key, fact, similarity)
+            score = self.score(query, fact.prompt, fact.target, likeness)
             if best.fact is None or score > best.score:
                 best = ScopeDecision(score >= threshold, score, threshold, similarity, fact)
         return best

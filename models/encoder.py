@@ -37,7 +37,8 @@ class Encoder:
         self.trunk, self.tokenizer, self.idf, self.fingerprint = trunk.requires_grad_(False), tokenizer, idf, fingerprint
         self.device: torch.device = trunk.device
         self.max_tokens = int(trunk.config.max_position_embeddings)
-        self.key_dim = int(trunk.config.hidden_size) + LEXICAL_DIM
+        self.meaning_dim = int(trunk.config.hidden_size)  # of a key's first part
+        self.key_dim = self.meaning_dim + LEXICAL_DIM
         self._packed = BertTrunk(trunk) if BertTrunk.fits(trunk) else None
         self._special = frozenset(tokenizer.all_special_ids)
 

@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.recall import Recall, RecallOne
+from app.recall import Recall, RecallOne, scope_of
 from app.settings import Settings
 from memory.page import PageSettings
-from memory.scope import Scope
 from models.errors import DataMissing
 from models.evaluation.composed import long_answers, unseen_relations
 from models.evaluation.records import Record, choose, read
@@ -46,7 +45,6 @@ class Setup:
     json_file: Path | None = None
     decoder: str | None = None
     adapter: Path | None = None
-    scope: Scope = field(default_factory=Scope)
     pages: PageSettings = field(default_factory=PageSettings)
 
     @cached_property
@@ -107,7 +105,7 @@ class Setup:
 
     def recall(self, taught: Sequence[Record], *, quiet: bool = False) -> Recall:
         """A memory that holds `taught`; without any, one that holds each examined record alone."""
-        recall = (Recall if taught else RecallOne)(self.model, self.pages, self.scope)
+        recall = (Recall if taught else RecallOne)(self.model, self.pages, scope_of(self.model))
         for record in taught if quiet else steps("teaching", taught):
             recall.teach(record)
         return recall

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memory.expectation import misfits
 from memory.fact import Fact
 from memory.scope import Scope
 
@@ -37,25 +39,67 @@ def test_the_threshold_rises_with_the_number_of_facts(a: int, b: int) -> None:
 def test_the_best_candidate_is_chosen_and_compared_with_the_threshold(candidates: list[tuple[str, float]]) -> None:
     query = "who heads Acme?"
     decision = SCOPE.decide(query, [(fact(p), s) for p, s in candidates], len(candidates))
-    scores = [SCOPE.score(query, p, s) for p, s in candidates]
+    scores = [SCOPE.score(query, p, "t", s) for p, s in candidates]
     assert (decision.fact is None) == (not candidates)
     assert decision.in_scope == (decision.fact is not None and decision.score >= decision.threshold)
     if candidates:
         assert decision.score == max(scores)
 
 
+def score(query: str, prompt: str, likeness: float = 0.6, target: str = "t") -> float:
+    return SCOPE.score(query, prompt, target, likeness)
+
+
 def test_names_that_conflict_speak_against_and_names_that_agree_speak_for() -> None:
-    prompt, similarity = "The printer in room 4 is", 0.6
-    agreeing, conflicting = (SCOPE.score(f"what is the printer in room {n}?", prompt, similarity) for n in (4, 5))
-    assert agreeing > similarity > conflicting
+    agreeing, conflicting = (score(f"what is the printer in room {n}?", "The printer in room 4 is") for n in (4, 5))
+    assert agreeing > 0.6 > conflicting
 
 
-def test_a_query_without_names_is_judged_by_likeness_alone() -> None:
-    assert SCOPE.score("who runs it?", "The head of Acme is", 0.4) == 0.4
+@pytest.mark.parametrize(("asked", "other"), [("left", "right"), ("weekly", "monthly"), ("ground", "third"), ("big", "small")])
+def test_words_that_exclude_each_other_are_a_conflict(asked: str, other: str) -> None:
+    same, contrast = (score(f"the valve on the {word} part is", f"the valve on the {asked} part is") for word in (asked, other))
+    assert same == 0.6 > contrast + SCOPE.conflict / 2
+
+
+def test_the_same_sentence_with_other_words_in_it_speaks_against_and_really_different_words_do_not() -> None:
+    prompt = "The choir of the old church rehearses in"
+    substituted, reworded = score("The choir of the old church sings for", prompt), score("where do the singers practise?", prompt)
+    assert substituted < 0.6 <= reworded
+
+
+@pytest.mark.parametrize(
+    ("query", "target", "fits"),
+    [
+        ("when do they play?", "on Saturday", True),
+        ("where do they play?", "on Saturday", False),
+        ("who leads it?", "3 May", False),
+        ("who leads it?", "Maria", True),
+        ("how many are there?", "Maria", False),
+        ("how many are there?", "forty-two or 42", True),
+        ("tell me about it", "Maria", True),
+    ],
+)
+def test_a_target_of_the_wrong_kind_speaks_against(query: str, target: str, fits: bool) -> None:
+    prompt = "the fixture is"
+    assert misfits(query, prompt, target) != fits
+
+
+def test_what_a_fact_says_in_its_own_words_is_judged_by_likeness_alone() -> None:
+    assert score("who runs it?", "who runs it?", 0.4) == 0.4
 
 
 def test_a_name_in_lower_case_is_not_lacking() -> None:
-    assert SCOPE.score("who runs acme?", "The head of Acme is", 0.4) >= 0.4
+    assert score("who runs acme?", "Who runs Acme?", 0.4) >= 0.4
+
+
+def test_likeness_weighs_the_parts_of_a_key() -> None:
+    meaning, lexical = torch.eye(2)[0], torch.eye(2)[1]
+    a = torch.nn.functional.normalize(torch.cat([meaning, 0.5**0.5 * meaning]), dim=0)
+    b = torch.nn.functional.normalize(torch.cat([meaning, 0.5**0.5 * lexical]), dim=0)
+    scope = Scope(meaning=2, share=0.8)
+    stored = Fact("f", "p", "t", b, torch.zeros(1), 0.0, {})
+    assert scope.likeness(a, stored, float(a @ b)) == pytest.approx(0.8)
+    assert scope.likeness(b, stored, float(b @ b)) == pytest.approx(1.0)
 
 
 def test_an_empty_memory_is_out_of_scope() -> None:
