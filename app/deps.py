@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
 
 from app.errors import ClientGone, NotReady, TimedOut, Unauthorized
 from app.service import Service
@@ -15,6 +16,7 @@ from app.settings import Settings
 from app.turns import TENANT
 
 T = TypeVar("T")
+VERSION = "Larimar-Version"  # header: of a response what was read or written, of a request what must be seen at least
 
 
 async def settings_of(request: Request) -> Settings:
@@ -40,6 +42,19 @@ async def tenant_of(request: Request) -> str:
     if not found:
         raise Unauthorized
     return _remember(request, found[0])
+
+
+async def tenant_at(request: Request, tenant: Annotated[str, Depends(tenant_of)]) -> str:
+    """The tenant, with its memory at the version that the request's Larimar-Version header has seen, or later.
+
+    Raises VersionNotReached.
+    """
+    if (seen := request.headers.get(VERSION)) is not None:
+        if not seen.isascii() or not seen.isdigit() or len(seen) > 15:
+            error = {"type": "int_parsing", "loc": ("header", VERSION), "msg": f"got {seen[:40]!r}, wanted a version's number"}
+            raise RequestValidationError([error])
+        await (await service_of(request)).tenants.reach(tenant, int(seen))
+    return tenant
 
 
 def _remember(request: Request, tenant: str) -> str:
@@ -79,4 +94,4 @@ async def _gone(request: Request) -> None:
 
 Configured = Annotated[Settings, Depends(settings_of)]
 Serving = Annotated[Service, Depends(service_of)]
-TenantName = Annotated[str, Depends(tenant_of)]
+TenantName = Annotated[str, Depends(tenant_at)]

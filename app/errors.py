@@ -73,6 +73,13 @@ class VersionNotReached(Exception):
         super().__init__(f"the memory is at version {got}, the request asks for {wanted} or later")
 
 
+class TenantNotFound(Exception):
+    """A path names a tenant that is not the caller's."""
+
+    def __init__(self, tenant: str) -> None:
+        super().__init__(f"no tenant {tenant!r}")
+
+
 class KeyReused(Exception):
     """An Idempotency-Key came again with another body."""
 
@@ -101,6 +108,8 @@ TABLE: dict[type[BaseException], Problem] = {
     memory.FingerprintMismatch: Problem(503, "memory_of_another_model", "The stored memory belongs to another model"),
     memory.PromiseBroken: Problem(503, "durability_unavailable", "The store cannot keep what LARIMAR_DURABILITY promises", retry_after_s=5),
     memory.AnswerExists: Problem(409, "request_in_progress", "The same request was just made", "ask again for its answer", 1),
+    TenantNotFound: Problem(404, "tenant_not_found", "There is no such tenant"),
+    memory.BadKey: Problem(422, "bad_key", "A key or code does not fit this memory"),
     PromptTaken: Problem(409, "prompt_taken", "There is a fact with this prompt"),
     TenantFull: Problem(507, "tenant_full", "The tenant's memory is full"),
     VersionNotReached: Problem(503, "version_not_reached", "The memory is not that new yet", retry_after_s=1),

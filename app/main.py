@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from fastapi import FastAPI
 
 from app import __version__, errors
+from app.expiry import Expiry
 from app.gauges import Gauges
 from app.metrics import Metrics
 from app.middleware import BodyLimits, Ports, RequestLog
 from app.recall import scope_of
-from app.routes import bulk, facts, generation, health, openai
+from app.routes import bulk, facts, generation, health, openai, probe, tenants
 from app.service import Service
 from app.settings import Settings
 from app.store import MeasuredStore
@@ -80,7 +81,7 @@ async def open_service(settings: Settings, metrics: Metrics, stack: AsyncExitSta
     )
     worker.start()
     stack.push_async_callback(worker.close)
-    tenants = Tenants(
+    held = Tenants(
         store,
         worker,
         model,
@@ -96,16 +97,16 @@ async def open_service(settings: Settings, metrics: Metrics, stack: AsyncExitSta
             snapshot_s=settings.snapshot_s,
         ),
     )
-    stack.push_async_callback(tenants.snapshot)
-    keeping = asyncio.create_task(tenants.keep_snapshots())
+    stack.push_async_callback(held.snapshot)
+    keeping = [asyncio.create_task(work) for work in (held.keep_snapshots(), Expiry(held).keep())]
 
     async def stop_keeping() -> None:
-        keeping.cancel()
-        with suppress(asyncio.CancelledError):
-            await keeping
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*keeping, return_exceptions=True)
 
     stack.push_async_callback(stop_keeping)
-    return Service(model, tenants, worker, metrics)
+    return Service(model, held, worker, metrics)
 
 
 def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
@@ -129,7 +130,7 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
     app.state.failure = None
     Gauges(lambda: app.state.service, metrics)
     errors.install(app)
-    for router in (facts.router, bulk.router, generation.router, openai.router, health.router):
+    for router in (facts.router, bulk.router, probe.router, tenants.router, generation.router, openai.router, health.router):
         app.include_router(router)
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes, streamed=(bulk.PATH,))
     if settings.admin_port is not None:

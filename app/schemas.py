@@ -22,6 +22,10 @@ class FactIn(Body):
     target: str = Field(max_length=2000, examples=["Wile E. Coyote"])
     id: FactId | None = Field(None, description="a ULID is made when there is none")
     metadata: dict[str, Scalar] = Field(default_factory=dict, max_length=32)
+    ttl_s: float | None = Field(None, gt=0, le=3_155_760_000, description="seconds until the fact is forgotten by itself")
+    on_conflict: Literal["supersede", "error", "version"] = Field(
+        "supersede", description="the same prompt again: forget the old fact, refuse the new one (409), or keep the old one as history"
+    )
 
 
 class UpdateTimings(BaseModel):
@@ -37,6 +41,7 @@ class FactWritten(BaseModel):
     page: int
     supersedes: list[str]
     created_at: float
+    expires_at: float | None = None
     timings: UpdateTimings
 
 
@@ -47,6 +52,8 @@ class FactOut(BaseModel):
     metadata: dict[str, Scalar]
     created_at: float
     version: int
+    expires_at: float | None = None
+    superseded_at: int | None = Field(None, description="the version from which on a newer fact stands in its place")
 
 
 class FactList(BaseModel):
@@ -94,6 +101,7 @@ class Weight(BaseModel):
 
 class QueryIn(Body):
     prompt: str = Field(max_length=100_000)
+    as_of: int | None = Field(None, ge=0, description="read the memory as it was at this version, of what is kept of it")
     exclude: list[FactId] = Field(default_factory=list, max_length=256)
     include_only: list[FactId] | None = Field(None, max_length=256)
     timeout_s: float | None = Field(None, gt=0)
@@ -117,6 +125,7 @@ class GenerateIn(Body):
     stop: list[Stop] = Field(default_factory=list, max_length=8)
     logprobs: int | None = Field(None, ge=0, le=20, description="how many alternatives to name beside each token")
     memory: Literal["auto", "on", "off"] = "auto"
+    as_of: int | None = Field(None, ge=0, description="with the memory as it was at this version, of what is kept of it")
     exclude: list[FactId] = Field(default_factory=list, max_length=256, description="answer as if these facts were forgotten")
     include_only: list[FactId] | None = Field(None, max_length=256, description="answer as if there were only these facts")
     timeout_s: float | None = Field(None, gt=0, description="an earlier deadline than the server's: 504 when it passes")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Literal
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from app.errors import NotReady, QueueFull
 from app.metrics import Metrics
 from app.schemas import FactIn
 from app.tenant import Committed
-from app.tenants import Tenants
+from app.tenants import Answer, OnConflict, Tenants
 from app.worker import InferenceWorker, Spoken
 from app.writes import Writes
 from memory.episodic import EpisodicMemory
@@ -50,6 +51,7 @@ class Request:
     Attributes:
         use: `auto` uses the memory where it is in scope, `on` always, `off` never.
         exclude, include_only: ids of facts; the answer is what it would be without the others.
+        as_of: the version of the memory that is asked; None for the newest.
         asks: texts that may ask for a fact, tried in order until one is in scope; empty: the prompt.
     """
 
@@ -59,6 +61,7 @@ class Request:
     exclude: Sequence[str] = ()
     include_only: Sequence[str] | None = None
     asks: Sequence[str] = ()
+    as_of: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,18 +97,75 @@ class Service:
         self.writes = Writes(tenants)
 
     async def teach(
-        self, tenant: str, prompt: str, target: str, *, fact_id: str | None = None, metadata: Mapping[str, Scalar] | None = None
+        self,
+        tenant: str,
+        prompt: str,
+        target: str,
+        *,
+        fact_id: str | None = None,
+        metadata: Mapping[str, Scalar] | None = None,
+        ttl_s: float | None = None,
+        on_conflict: OnConflict = "supersede",
+        answer: Answer | None = None,
     ) -> Taught:
         """Write one fact; it is durable when this returns.
 
+        Args:
+            ttl_s, on_conflict, answer: as `Tenants.write` has them.
+
         Raises:
-            EmptyText, PromptTooLong, TargetTooLong, DuplicateId, StoreUnavailable, VersionConflict, QueueFull
+            EmptyText, PromptTooLong, TargetTooLong, DuplicateId, PromptTaken, TenantFull, AnswerExists, StoreUnavailable,
+            PromiseBroken, VersionConflict, QueueFull
         """
         started = time.perf_counter()
-        key, code = await self.worker.run_together(self.model.encode_facts, (prompt, target))
+        key, code = await self.encode(prompt, target)
         encode_s = time.perf_counter() - started
-        fact = Fact(fact_id or str(ULID()), prompt, target, key, code, time.time(), dict(metadata or {}))
-        committed = await self.writes.write(tenant, fact)
+        now = time.time()
+        expires_at = None if ttl_s is None else now + ttl_s
+        fact = Fact(fact_id or str(ULID()), prompt, target, key, code, now, dict(metadata or {}), expires_at=expires_at)
+        if answer is None and on_conflict == "supersede":
+            committed = await self.writes.write(tenant, fact)
+        else:
+            committed = await self.tenants.write(tenant, fact, on_conflict=on_conflict, answer=answer)
+        assert committed.change.fact is not None
+        total_s = time.perf_counter() - started
+        self._observe("write", encode_s, committed, total_s)
+        return Taught(committed.change.fact, committed, encode_s, total_s)
+
+    async def encode(self, prompt: str, target: str) -> tuple[Tensor, Tensor]:
+        """Address key and value code of a fact. Raises EmptyText, PromptTooLong, TargetTooLong, QueueFull."""
+        return await self.worker.run_together(self.model.encode_facts, (prompt, target))
+
+    async def revise(
+        self,
+        tenant: str,
+        fact_id: str,
+        *,
+        target: str | None = None,
+        metadata: Mapping[str, Scalar] | None = None,
+        ttl_s: float | None = None,
+    ) -> Taught:
+        """Put another target, metadata or time to live in a fact's place; what is None stays.
+
+        Raises:
+            FactNotFound and as `teach`.
+        """
+        started = time.perf_counter()
+        known = (await self.tenants.fresh(tenant)).get(fact_id)
+        code = None if target is None else (await self.encode(known.prompt, target))[1]
+        encode_s = time.perf_counter() - started
+        expires_at = None if ttl_s is None else time.time() + ttl_s
+
+        def revised(fact: Fact) -> Fact:
+            return replace(
+                fact,
+                target=fact.target if target is None else target,
+                code=fact.code if code is None else code,
+                metadata=fact.metadata if metadata is None else dict(metadata),
+                expires_at=fact.expires_at if expires_at is None else expires_at,
+            )
+
+        committed = await self.tenants.update(tenant, fact_id, revised, expires_at=expires_at)
         assert committed.change.fact is not None
         total_s = time.perf_counter() - started
         self._observe("write", encode_s, committed, total_s)
@@ -122,12 +182,16 @@ class Service:
         outcomes: list[Taught | Exception | None] = [code if isinstance(code, Exception) else None for code in encoded]
         good = [row for row, outcome in enumerate(outcomes) if outcome is None]
         now = time.time()
-        block = [
-            Fact(f.id or str(ULID()), f.prompt, f.target, *code, now, dict(f.metadata))
-            for f, code in zip(facts, encoded, strict=True)
-            if not isinstance(code, Exception)
-        ]
-        for row, committed in zip(good, await self.tenants.write_many(tenant, block), strict=True):
+        block = []
+        for f, code in zip(facts, encoded, strict=True):
+            if not isinstance(code, Exception):
+                expires_at = None if f.ttl_s is None else now + f.ttl_s
+                fact = Fact(f.id or str(ULID()), f.prompt, f.target, *code, now, dict(f.metadata), expires_at=expires_at)
+                block.append((f.on_conflict, fact))
+        written: list[Committed | Exception] = []
+        for on_conflict, run in groupby(block, lambda pair: pair[0]):
+            written += await self.tenants.write_many(tenant, [fact for _, fact in run], on_conflict=on_conflict)
+        for row, committed in zip(good, written, strict=True):
             if isinstance(committed, Exception):
                 outcomes[row] = committed
                 continue
@@ -164,7 +228,7 @@ class Service:
             exclude = excluded(memory, asked)
             for texts in asks:
                 queries = [Query(text, keys[text], part) for text, part in texts.items()]
-                reading, version = await self.tenants.read(tenant, queries, exclude)
+                reading, version = await self.tenants.read(tenant, queries, exclude, as_of=asked.as_of)
                 if reading.in_scope:
                     break
             assert reading is not None

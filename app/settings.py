@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PREFIX = "LARIMAR_"
 CLIENT_NAMES = ("LARIMAR_URL", "LARIMAR_API_KEY")  # read by the client commands, not by the server
 SECRETS = Path("/run/secrets")
-STORE_SCHEMES = ("redis", "rediss", "unix")
+STORE_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -41,7 +41,9 @@ class Settings(BaseSettings):
         description="Folder of the embedded store and of converted weights; by default `larimar` in the user's data folder.",
     )
     models_dir: Path | None = Field(None, description="Folder of converted weights; empty: `models` in the data folder.")
-    store_url: str = Field("", repr=False, description="redis://, rediss:// or unix:// address; empty: an embedded Valkey.")
+    store_url: str = Field(
+        "", repr=False, description="redis://, rediss://, unix:// or redis+sentinel:// address; empty: an embedded Valkey."
+    )
     store_password: str = Field("", repr=False, description="The store's password, kept out of the address.")
     durability: Literal["memory", "disk", "replica"] = Field("disk", description="What an acknowledged write survives.")
     durability_replicas: int = Field(1, ge=1, le=16, description="Replicas of the store that must have a write at `replica`.")

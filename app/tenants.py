@@ -183,8 +183,12 @@ class Tenants:
             return TenantFull("bytes", memory.size_bytes, self.holding.max_bytes)
         return None
 
-    async def update(self, name: str, fact_id: str, revise: Callable[[Fact], Fact]) -> Committed:
+    async def update(
+        self, name: str, fact_id: str, revise: Callable[[Fact], Fact], *, expires_at: float | None = None
+    ) -> Committed:
         """Put a revised fact in the place of one. Raises FactNotFound and as `write`."""
+        if expires_at is not None:
+            await self.store.expect_expiry(name, expires_at)
         return await self._one(name, lambda memory: memory.plan_update(revise(memory.get(fact_id))))
 
     async def forget(self, name: str, fact_id: str) -> Committed:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis, Sentinel, SentinelConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-SCHEMES = ("redis://", "rediss://", "unix://")
+SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 
 
 def connect(url: str, *, timeout_s: float = 5.0, connections: int = 32) -> Redis:
@@ -15,24 +18,53 @@ def connect(url: str, *, timeout_s: float = 5.0, connections: int = 32) -> Redis
     It retries nothing itself: only the store knows which of its operations may be sent twice.
 
     Args:
-        url: redis://[user:password@]host:port/db, rediss:// (TLS) or unix:///path.
+        url: redis://[user:password@]host:port/db, rediss:// (TLS), unix:///path, or
+            redis+sentinel://[user:password@]host:port,host:port/master-name[/db], where user and password are the
+            master's. `rediss` takes ?ssl_ca_certs=…&ssl_certfile=…&ssl_keyfile=….
         timeout_s: for connecting and for each read and write on a socket.
         connections: how many it opens at most; further commands wait up to `timeout_s` for one.
 
     Raises:
-        ValueError: the URL has another scheme.
+        ValueError: the URL has another scheme, or names no sentinel or no master.
     """
     if not url.startswith(SCHEMES):
         scheme = url.partition("://")[0]  # the rest may hold a password
         raise ValueError(f"store URL with scheme {scheme!r}: wanted one of {', '.join(SCHEMES)}")
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        health_check_interval=30,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=False,
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "health_check_interval": 30,
+        "retry": Retry(NoBackoff(), 0),
+        "decode_responses": False,
+    }
+    if "+sentinel://" in url:
+        return _through_sentinels(url, options, connections)
+    pool = BlockingConnectionPool.from_url(url, max_connections=connections, timeout=timeout_s, **options)
+    return Redis.from_pool(pool)
+
+
+def _through_sentinels(url: str, options: dict[str, Any], connections: int) -> Redis:
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    service, _, database = parts.path.strip("/").partition("/")
+    sentinels = [(host, int(port or 26379)) for host, _, port in (one.rpartition(":") for one in hosts.split(",")) if host]
+    if not sentinels or not service:
+        raise ValueError("a sentinel URL is redis+sentinel://host:port,host:port/master-name")
+    user, _, password = credentials.partition(":")
+    if credentials:
+        options = options | {"username": unquote(user) or None, "password": unquote(password)}
+    tls = dict(parse_qsl(parts.query))
+    watched = Sentinel(  # type: ignore[no-untyped-call]  # redis-py's
+        sentinels, sentinel_kwargs={"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
+    )
+    pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]  # redis-py's
+        service,
+        watched,
+        ssl=parts.scheme.startswith("rediss"),
+        max_connections=connections * 8,  # this pool does not wait for a free one
+        check_connection=True,
+        db=int(database or 0),
+        **options,
+        **tls,
     )
     return Redis.from_pool(pool)

@@ -16,7 +16,7 @@ import torch
 
 from memory.change import Change
 from memory.errors import BadKey, CorruptPage, DuplicateId, FactNotFound, MemoryError_, VersionConflict
-from memory.fact import Fact, is_current, normalise
+from memory.fact import Fact, is_current, normalise, was_there
 from memory.page import Page, PageSettings
 from memory.placement import Placement
 from memory.query import Query, Reading
@@ -107,6 +107,11 @@ class EpisodicMemory:
         return len(self._register)
 
     @property
+    def history(self) -> int:
+        """How many facts are kept that newer ones have replaced."""
+        return self._register.history
+
+    @property
     def pages(self) -> int:
         return len(self._sheets)
 
@@ -141,7 +146,7 @@ class EpisodicMemory:
         past = EpisodicMemory(self.dim, self.settings, self.scope, self.device)
         pages: dict[int, list[Fact]] = defaultdict(list)
         for fact in sorted(self._register, key=lambda fact: fact.version):
-            if fact.version <= version and (not fact.until or fact.until > version):
+            if was_there(fact, version):
                 pages[self._register.page_of(fact.id)].append(replace(fact, until=0))
         for index, facts in pages.items():
             past._lay(index, facts)

@@ -46,6 +46,11 @@ def is_current(fact: Fact) -> bool:
     return not fact.until
 
 
+def was_there(fact: Fact, version: int) -> bool:
+    """Whether it was current at a version."""
+    return fact.version <= version and (not fact.until or fact.until > version)
+
+
 def normalise(prompt: str) -> str:
     """The form under which two prompts are the same: words and punctuation marks, case folded, without accents.
 

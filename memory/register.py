@@ -30,6 +30,11 @@ class Register:
         """How many facts there are, history not counted."""
         return len(self._directory)
 
+    @property
+    def history(self) -> int:
+        """How many facts newer ones have replaced."""
+        return len(self._history)
+
     def __contains__(self, fact_id: str) -> bool:
         return fact_id in self._facts
 

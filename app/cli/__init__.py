@@ -11,6 +11,7 @@ import typer
 
 from app import __version__
 from app.cli import bench, evaluate
+from app.cli.chaos import chaos
 from app.cli.train import train
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Larimar Server: teach a language model, and make it forget.")
@@ -19,6 +20,7 @@ cli.add_typer(models, name="models")
 cli.add_typer(evaluate.cli, name="evaluate")
 cli.add_typer(bench.cli, name="bench")
 cli.command()(train)
+cli.command()(chaos)
 
 
 @cli.command()

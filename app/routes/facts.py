@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import Field
 
-from app.deps import Configured, Serving, TenantName, within
+from app.deps import VERSION, Configured, Serving, TenantName, within
+from app.fact_schemas import FactPatch
+from app.idempotency import Idempotency, written_as
 from app.routes.bulk import BulkLine, teach_lines
 from app.schemas import Erased, FactIn, FactList, FactOut, FactWritten, Problem, Receipt, UpdateTimings
+from app.service import Service
 from app.tenant import Committed
-from memory.fact import Fact
+from memory.errors import AnswerExists
+from memory.fact import Fact, Scalar, is_current, was_there
 
 router = APIRouter(tags=["facts"])
-VERSION = "Larimar-Version"
 REFUSED: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (400, 401, 413, 415, 422, 429, 503, 504)}
 
 
@@ -35,38 +40,58 @@ def _out(fact: Fact) -> FactOut:
         metadata=dict(fact.metadata),
         created_at=fact.created_at,
         version=fact.version,
+        expires_at=fact.expires_at,
+        superseded_at=fact.until or None,
     )
 
 
-@router.post("/facts", status_code=201, responses=REFUSED | {409: {"model": Problem}})
+@router.post("/facts", status_code=201, responses=REFUSED | {409: {"model": Problem}, 507: {"model": Problem}})
 async def teach(
     body: FactIn | Annotated[list[FactIn], Field(min_length=1, max_length=1000)],
     response: Response,
     service: Serving,
     settings: Configured,
     tenant: TenantName,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> FactWritten | list[BulkLine]:
     """Write one fact in one shot. It is durable when this answers; the same prompt again supersedes the old fact.
 
-    Of a list, what can be written is; the status is then 201, or 207 where some were refused, each by its number.
+    The same request with the same Idempotency-Key within 24 hours gives the same answer, not a second fact. Of a list, what
+    can be written is; the status is then 201, or 207 where some were refused, each by its number.
     """
     if isinstance(body, list):
+        if idempotency_key is not None:
+            error = {"type": "not_allowed", "loc": ("header", "Idempotency-Key"), "msg": "a list takes none: give its facts ids of your own"}
+            raise RequestValidationError([error])
         results = await within(settings, teach_lines(service, tenant, list(enumerate(body, 1))))
         response.status_code = 207 if any(result.error for result in results) else 201
         return results
-    taught = await within(
-        settings, service.teach(tenant, body.prompt, body.target, fact_id=body.id, metadata=body.metadata)
+    once = Idempotency.of(tenant, idempotency_key, body) if idempotency_key is not None else None
+    store = service.tenants.store
+    try:
+        written = await once.recall(store, tenant) if once else None
+        if written is None:
+            written = await within(settings, _teach(service, tenant, body, once))
+    except AnswerExists:  # the same request came through meanwhile
+        written = await once.recall(store, tenant) if once else None
+        if written is None:
+            raise
+    response.headers[VERSION] = str(written.version)
+    return written
+
+
+async def _teach(service: Service, tenant: str, body: FactIn, once: Idempotency | None) -> FactWritten:
+    taught = await service.teach(
+        tenant,
+        body.prompt,
+        body.target,
+        fact_id=body.id,
+        metadata=body.metadata,
+        ttl_s=body.ttl_s,
+        on_conflict=body.on_conflict,
+        answer=once.answer if once else None,
     )
-    change = taught.committed.change
-    response.headers[VERSION] = str(change.version)
-    return FactWritten(
-        id=taught.fact.id,
-        version=change.version,
-        page=change.page,
-        supersedes=list(change.replaced),
-        created_at=taught.fact.created_at,
-        timings=_timings(taught.committed, taught.encode_s, taught.total_s),
-    )
+    return written_as(taught.committed.change, _timings(taught.committed, taught.encode_s, taught.total_s))
 
 
 @router.get("/facts", responses=REFUSED)
@@ -76,21 +101,54 @@ async def list_facts(
     tenant: TenantName,
     limit: int = Query(100, ge=1, le=1000),
     cursor: str = Query("", max_length=64),
+    metadata: Annotated[list[str], Query(max_length=8, description="name=value: only facts with this metadata; all must hold")] = [],  # noqa: B006
+    history: Annotated[bool, Query(description="also the facts that newer ones have superseded and that are kept")] = False,
+    as_of: Annotated[int | None, Query(ge=0, description="the facts there were at this version, of what is kept")] = None,
 ) -> FactList:
     """Facts in the order of their ids, page by page."""
-    memory = (await service.tenants.get(tenant)).memory
-    facts = memory.facts(cursor, limit + 1)
+    memory = await service.tenants.fresh(tenant)
+    wanted = [_pair(pair) for pair in metadata]
+
+    def where(fact: Fact) -> bool:
+        there = was_there(fact, as_of) if as_of is not None else history or is_current(fact)
+        return there and all(name in fact.metadata and _says(fact.metadata[name], value) for name, value in wanted)
+
+    facts = memory.facts(cursor, limit + 1, where)
     response.headers[VERSION] = str(memory.version)
     more = len(facts) > limit
     return FactList(facts=[_out(f) for f in facts[:limit]], next_cursor=facts[limit - 1].id if more else None)
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        message = f"got {text[:40]!r}, wanted name=value"
+        raise RequestValidationError([{"type": "metadata", "loc": ("query", "metadata"), "msg": message}])
+    return name, value
+
+
+def _says(value: Scalar, text: str) -> bool:
+    return text == (value if isinstance(value, str) else json.dumps(value))
+
+
 @router.get("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}})
 async def get_fact(fact_id: str, response: Response, service: Serving, tenant: TenantName) -> FactOut:
     """One fact."""
-    memory = (await service.tenants.get(tenant)).memory
+    memory = await service.tenants.fresh(tenant)
     response.headers[VERSION] = str(memory.version)
     return _out(memory.get(fact_id))
+
+
+@router.patch("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}})
+async def revise(
+    fact_id: str, body: FactPatch, response: Response, service: Serving, settings: Configured, tenant: TenantName
+) -> FactWritten:
+    """Give a fact another target, other metadata or another time to live. What it was is forgotten for good."""
+    taught = await within(
+        settings, service.revise(tenant, fact_id, target=body.target, metadata=body.metadata, ttl_s=body.ttl_s)
+    )
+    response.headers[VERSION] = str(taught.committed.change.version)
+    return written_as(taught.committed.change, _timings(taught.committed, taught.encode_s, taught.total_s))
 
 
 @router.delete("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}})

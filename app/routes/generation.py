@@ -13,9 +13,9 @@ from fastapi.exceptions import RequestValidationError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app import schemas
-from app.deps import Configured, Serving, TenantName, attended, within
+from app.deps import VERSION, Configured, Serving, TenantName, attended, within
 from app.errors import TimedOut, describe
-from app.routes.facts import REFUSED, VERSION
+from app.routes.facts import REFUSED
 from app.schemas import GenerateIn, GenerateOut, GenerateTimings, MemoryUse, Problem, QueryIn, QueryOut, TokenLogProbs, Usage, Weight
 from app.service import Answered, Read, Service
 from app.service import Request as Ask
@@ -86,7 +86,7 @@ async def query(
     body: QueryIn, response: Response, service: Serving, settings: Configured, tenant: TenantName
 ) -> QueryOut:
     """Read the memory without generating: is the prompt in scope, which facts speak, what does the readout say?"""
-    asked = Ask(body.prompt, exclude=body.exclude, include_only=body.include_only)
+    asked = Ask(body.prompt, exclude=body.exclude, include_only=body.include_only, as_of=body.as_of)
     read = await within(settings, service.read(tenant, asked), body.timeout_s)
     assert read.reading is not None
     response.headers[VERSION] = str(read.version)
@@ -108,7 +108,7 @@ async def generate(
     sampling = Sampling(
         body.max_new_tokens, body.temperature, body.top_p, body.seed, tuple(body.stop), body.top_k, body.logprobs
     )
-    asked = Ask(body.prompt, sampling, body.memory, body.exclude, body.include_only)
+    asked = Ask(body.prompt, sampling, body.memory, body.exclude, body.include_only, as_of=body.as_of)
     if body.stream:
         return await _stream(body, asked, service, settings, tenant)
     answered = await within(settings, attended(request, service.generate(tenant, asked)), body.timeout_s)

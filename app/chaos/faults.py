@@ -1,0 +1,241 @@
+"""The faults. Each takes a Stage and returns after its last round; the report counts what must never be."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.chaos.ledger import Ledger
+from app.chaos.processes import Larimar, Redis, Sentinel
+from app.chaos.workload import Workload
+from memory.audit import Needle, files_with
+
+VIOLATIONS = ("lost", "returned", "half", "unasked", "needles")
+
+
+@dataclass
+class Outcome:
+    """What a fault did, over all its rounds."""
+
+    fault: str
+    store: str
+    rounds: int
+    seed: int
+    writes: int = 0
+    forgets: int = 0
+    lost: int = 0
+    returned: int = 0
+    half: int = 0
+    unasked: int = 0
+    needles: int = 0
+    seconds: float = 0.0
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not any(getattr(self, name) for name in VIOLATIONS) and self.writes > 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a fault is made.
+
+    Attributes:
+        folder: empty; all files of the run.
+        weights: folder of converted weights.
+        store: `embedded` or `redis`.
+    """
+
+    folder: Path
+    weights: Path
+    store: str
+    rounds: int
+    seed: int
+    say: Callable[[str], None]
+
+    def outcome(self, fault: str) -> Outcome:
+        return Outcome(fault, self.store, self.rounds, self.seed)
+
+
+def kill_server(stage: Stage) -> Outcome:
+    """The server is killed (-9) at a random instant during writes and forgets, and started again."""
+    outcome, rng, ledger = stage.outcome("kill-server"), random.Random(stage.seed), Ledger()
+    redis = Redis(stage.folder / "redis") if stage.store == "redis" else None
+    if redis is not None:
+        redis.start()
+    server = Larimar(stage.folder / "server", stage.weights, STORE_URL=redis.url if redis else "", SNAPSHOT_EVERY="20")
+    workload = Workload(server.url, ledger, seed=stage.seed)
+    try:
+        server.start()
+        for number in range(stage.rounds):
+            with workload.running():
+                time.sleep(rng.uniform(0.05, 1.5))
+                server.end(signal.SIGKILL)
+            server.start()
+            _count(stage, outcome, workload, number)
+        server.end()
+        _audit(outcome, stage.folder / "server", ledger)
+    finally:
+        server.end()
+        if redis is not None:
+            redis.end()
+    return outcome
+
+
+def kill_store(stage: Stage) -> Outcome:
+    """Redis is killed (-9) under the server, which lives on, and started again."""
+    return _with_redis(stage, "kill-store", _kill_and_start)
+
+
+def pause_store(stage: Stage) -> Outcome:
+    """Redis is stopped (SIGSTOP) for 10 seconds: longer than the server waits."""
+
+    def pause(redis: Redis, _rng: random.Random) -> None:
+        redis.send(signal.SIGSTOP)
+        time.sleep(10)
+        redis.send(signal.SIGCONT)
+
+    return _with_redis(stage, "pause-store", pause)
+
+
+def full_store(stage: Stage) -> Outcome:
+    """Redis is out of memory (maxmemory, noeviction), and then is not."""
+
+    def fill(redis: Redis, _rng: random.Random) -> None:
+        redis.ask("CONFIG", "SET", "maxmemory", "1")
+        time.sleep(0.5)
+        redis.ask("CONFIG", "SET", "maxmemory", "0")
+
+    return _with_redis(stage, "full-store", fill)
+
+
+def read_only_store(stage: Stage) -> Outcome:
+    """Redis becomes a replica, which takes no writes, and a master again."""
+
+    def demote(redis: Redis, _rng: random.Random) -> None:
+        redis.ask("REPLICAOF", "127.0.0.1", "1")  # nobody is there, so it keeps what it has
+        time.sleep(0.5)
+        redis.ask("REPLICAOF", "NO", "ONE")
+
+    return _with_redis(stage, "read-only-store", demote)
+
+
+def sentinel_failover(stage: Stage) -> Outcome:
+    """The master of a pair watched by three sentinels is killed (-9) at level `replica`; it comes back as a replica."""
+    outcome, ledger, rng = stage.outcome("sentinel-failover"), Ledger(), random.Random(stage.seed)
+    pair = [Redis(stage.folder / f"redis-{number}") for number in range(2)]
+    for redis in pair:
+        redis.start()
+    pair[1].ask("REPLICAOF", "127.0.0.1", str(pair[0].port))
+    sentinels = [Sentinel(stage.folder / f"sentinel-{number}", pair[0], quorum=2) for number in range(3)]
+    for sentinel in sentinels:
+        sentinel.start()
+    addresses = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
+    server = Larimar(
+        stage.folder / "server", stage.weights, STORE_URL=f"redis+sentinel://{addresses}/larimar", DURABILITY="replica"
+    )
+    workload = Workload(server.url, ledger, seed=stage.seed)
+    try:
+        time.sleep(3)  # the sentinels find each other and the replica
+        server.start()
+        for number in range(stage.rounds):
+            master = next(redis for redis in pair if redis.ask("ROLE") and _is_master(redis))
+            with workload.running():
+                time.sleep(rng.uniform(0.3, 1.5))
+                master.end(signal.SIGKILL)
+                time.sleep(4)
+                master.start()
+                _wait_until_ready(server)
+                time.sleep(0.5)
+            _wait_until_ready(server)
+            _count(stage, outcome, workload, number)
+    finally:
+        for process in (server, *sentinels, *pair):
+            process.end()
+    return outcome
+
+
+FAULTS: dict[str, Callable[[Stage], Outcome]] = {
+    "kill-server": kill_server,
+    "kill-store": kill_store,
+    "pause-store": pause_store,
+    "full-store": full_store,
+    "read-only-store": read_only_store,
+    "sentinel-failover": sentinel_failover,
+}
+
+
+def _with_redis(stage: Stage, name: str, fault: Callable[[Redis, random.Random], None]) -> Outcome:
+    outcome, rng, ledger = stage.outcome(name), random.Random(stage.seed), Ledger()
+    outcome.store = "redis"
+    redis = Redis(stage.folder / "redis")
+    redis.start()
+    server = Larimar(stage.folder / "server", stage.weights, STORE_URL=redis.url, SNAPSHOT_EVERY="20", STORE_TIMEOUT_S="2")
+    workload = Workload(server.url, ledger, seed=stage.seed)
+    try:
+        server.start()
+        for number in range(stage.rounds):
+            with workload.running():
+                time.sleep(rng.uniform(0.05, 1.0))
+                fault(redis, rng)
+                _wait_until_ready(server)
+                time.sleep(0.2)
+            _count(stage, outcome, workload, number)
+        server.end()
+        server.start()
+        _count(stage, outcome, workload, stage.rounds)
+    finally:
+        server.end()
+        redis.end()
+    return outcome
+
+
+def _kill_and_start(redis: Redis, rng: random.Random) -> None:
+    redis.end(signal.SIGKILL)
+    time.sleep(rng.uniform(0.0, 0.3))
+    redis.start()
+
+
+def _is_master(redis: Redis) -> bool:
+    import redis as client
+
+    with client.Redis(port=redis.port, socket_timeout=2) as connection:
+        try:
+            return bool(connection.role()[0] == b"master")
+        except client.RedisError:
+            return False
+
+
+def _wait_until_ready(server: Larimar, timeout_s: float = 60.0) -> None:
+    import httpx
+
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{server.url}/health/ready", timeout=10).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise RuntimeError("the server did not get ready again")
+
+
+def _count(stage: Stage, outcome: Outcome, workload: Workload, number: int) -> None:
+    found, ledger = workload.check(), workload.ledger
+    for name in ("lost", "returned", "half", "unasked"):
+        ids = getattr(found, name)
+        setattr(outcome, name, getattr(outcome, name) + len(ids))
+        outcome.examples += [f"round {number}: {name} {fact_id}" for fact_id in ids[:3]]
+    outcome.writes, outcome.forgets = ledger.writes, ledger.forgets
+    stage.say(f"{outcome.fault} round {number + 1}: {ledger.writes} writes, {ledger.forgets} forgets, {found.count} violations")
+
+
+def _audit(outcome: Outcome, folder: Path, ledger: Ledger) -> None:
+    """No word of a forgotten fact may lie in a file of the server, its log included."""
+    words = [Needle(f"word {number}", target.encode() + b'"') for number, (_, target) in enumerate(ledger.forgotten())]
+    words += [Needle(f"prompt {number}", prompt.encode()) for number, (prompt, _) in enumerate(ledger.forgotten())]
+    outcome.needles = sum(1 for _ in files_with(folder, words))

@@ -1,0 +1,145 @@
+"""The processes that faults are made in: this server, and Debian's Redis and Sentinel. All on loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+
+class Missing(Exception):
+    """A program that the fault needs is not installed."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """A program with its output in a file, started again as often as it is killed."""
+
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.command, self.folder = list(command), folder
+        self.environment = {**os.environ, **(environment or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "output.log"
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(self.command, cwd=self.folder, env=self.environment, stdout=output, stderr=output)
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def send(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def end(self, number: int = signal.SIGTERM, timeout_s: float = 60.0) -> None:
+        """Ends the program and waits for it; may be called again."""
+        if self._process is None:
+            return
+        if self.alive:
+            self.send(number)
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Larimar(Process):
+    """A server of this project, with its own data folder."""
+
+    def __init__(self, folder: Path, weights: Path, **settings: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        own = {"DATA_DIR": str(folder), "MODELS_DIR": str(weights), "PORT": str(self.port), "QUEUE_SIZE": "1024", **settings}
+        kept = {name: "" for name in os.environ if name.startswith("LARIMAR_")}
+        environment = {**kept, **{f"LARIMAR_{name}": value for name, value in own.items()}}
+        root = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+        super().__init__([sys.executable, "-m", "app"], folder, environment | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
+        for name in kept.keys() - {f"LARIMAR_{key}" for key in own}:
+            del self.environment[name]
+
+    def start(self, *, ready: bool = True, timeout_s: float = 120.0) -> None:
+        super().start()
+        deadline = time.monotonic() + timeout_s
+        path = "/health/ready" if ready else "/health/live"
+        with httpx.Client(base_url=self.url, timeout=10) as client:
+            while self.alive and time.monotonic() < deadline:
+                try:
+                    if client.get(path).status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.05)
+        raise RuntimeError(f"the server did not get ready; see {self.log}")
+
+
+class Redis(Process):
+    """Debian's redis-server with an append-only file that is fsynced before it answers."""
+
+    def __init__(self, folder: Path, **options: str) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        given = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(folder), "save": "", "appendonly": "yes"}
+        given |= {"appendfsync": "always", "repl-diskless-sync-delay": "0", **{k.replace("_", "-"): v for k, v in options.items()}}
+        words = [word for name, value in given.items() for word in (f"--{name}", *value.split(" "))]
+        super().__init__([_program("redis-server"), *words], folder)
+
+    def start(self) -> None:
+        super().start()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and self.alive:
+            if self.ask("PING") == "+PONG":
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"redis-server did not answer; see {self.log}")
+
+    def ask(self, *words: str) -> str:
+        """The first line of the answer to a command; empty without one."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+                parts = [word.encode() for word in words]
+                connection.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts))
+                return connection.recv(4096).decode(errors="replace").split("\r\n")[0]
+        except OSError:
+            return ""
+
+
+class Sentinel(Process):
+    """Debian's redis-sentinel, watching one master called `larimar`."""
+
+    def __init__(self, folder: Path, master: Redis, quorum: int) -> None:
+        self.port = free_port()
+        folder.mkdir(parents=True, exist_ok=True)
+        configuration = folder / "sentinel.conf"
+        configuration.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor larimar 127.0.0.1 {master.port} {quorum}\n"
+            "sentinel down-after-milliseconds larimar 500\nsentinel failover-timeout larimar 3000\nsentinel parallel-syncs larimar 1\n"
+        )
+        super().__init__([_program("redis-sentinel"), str(configuration)], folder)
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise Missing(f"{name} is not installed (Debian packages redis-server and redis-sentinel)")
+    return found

@@ -1,0 +1,62 @@
+"""Facts with a time to live are forgotten when it is over, by exactly one of the servers that share a store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+import structlog
+
+from app.errors import NotReady, QueueFull
+from app.idempotency import KEPT_S
+from app.tenants import Tenants
+from memory.errors import FactNotFound, MemoryError_
+
+PERIOD_S = 0.25
+ANSWERS_PERIOD_S = 600.0
+log = structlog.get_logger()
+
+
+class Expiry:
+    """Asks the store which tenants have facts whose time is over, loaded or not, and forgets those facts.
+
+    Every server does; a forget is committed under the next version, so of two servers one comes first and the other then
+    finds nothing to forget.
+    """
+
+    def __init__(self, tenants: Tenants) -> None:
+        self._tenants = tenants
+        self._answers_at = time.monotonic()
+
+    async def keep(self) -> None:
+        """Until cancelled. What fails is tried again."""
+        while True:
+            try:
+                await self.forget_expired()
+                if time.monotonic() - self._answers_at > ANSWERS_PERIOD_S:
+                    self._answers_at = time.monotonic()
+                    await self._discard_answers()
+            except (MemoryError_, QueueFull, NotReady) as error:
+                log.warning("expiry_failed", error=type(error).__name__)
+                await asyncio.sleep(PERIOD_S)
+            await asyncio.sleep(PERIOD_S)
+
+    async def forget_expired(self) -> int:
+        """Forgets what is due; returns how many facts this server forgot."""
+        forgotten = 0
+        for name, noted in await self._tenants.store.due(time.time()):
+            memory = await self._tenants.fresh(name)
+            for fact_id in memory.expired(time.time()):
+                with suppress(FactNotFound):  # another server was first
+                    await self._tenants.forget(name, fact_id)
+                    forgotten += 1
+            memory = await self._tenants.fresh(name)
+            await self._tenants.store.expired(name, noted, memory.next_expiry)
+        return forgotten
+
+    async def _discard_answers(self) -> None:
+        before = time.time() - KEPT_S
+        for tenant in self._tenants.loaded:
+            kept = tenant.memory.facts(limit=len(tenant.memory), where=lambda fact: bool(fact.answer) and fact.created_at < before)
+            await self._tenants.store.discard_answers(tenant.name, [fact.answer for fact in kept])

@@ -1,0 +1,91 @@
+"""A tenant as a whole: what it holds, moving it, erasing it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+from fastapi.responses import StreamingResponse
+
+from app.deps import VERSION, Configured, Serving, TenantName, within
+from app.errors import TenantNotFound
+from app.fact_schemas import ImportIn, ImportOut, TenantErased, TenantStats
+from app.routes.facts import REFUSED
+from app.schemas import Problem
+from app.transfer import exported, imported
+from memory.errors import StoreUnavailable
+
+router = APIRouter(tags=["tenants"])
+
+
+async def own_tenant(tenant_id: str, tenant: TenantName) -> str:
+    """The path's tenant, which must be the caller's: another's is as one that is not there."""
+    if tenant_id != tenant:
+        raise TenantNotFound(tenant_id)
+    return tenant
+
+
+Own = Annotated[str, Depends(own_tenant)]
+NOT_FOUND: dict[int | str, dict[str, object]] = {404: {"model": Problem}}
+
+
+@router.get("/tenants/{tenant_id}/stats", responses=REFUSED | NOT_FOUND)
+async def stats(tenant: Own, response: Response, service: Serving, settings: Configured) -> TenantStats:
+    """Counts and bytes."""
+    memory = await within(settings, service.tenants.fresh(tenant))
+    try:
+        store_bytes: int | None = await service.tenants.store.size_bytes(tenant)
+    except StoreUnavailable:
+        store_bytes = None
+    response.headers[VERSION] = str(memory.version)
+    holding = service.tenants.holding
+    return TenantStats(
+        tenant=tenant,
+        version=memory.version,
+        facts=len(memory),
+        history=memory.history,
+        pages=memory.pages,
+        memory_bytes=memory.size_bytes,
+        store_bytes=store_bytes,
+        next_expiry=memory.next_expiry,
+        max_facts=holding.max_facts or None,
+        max_bytes=holding.max_bytes or None,
+    )
+
+
+@router.delete("/tenants/{tenant_id}", responses=REFUSED | NOT_FOUND)
+async def erase(tenant: Own, response: Response, service: Serving, settings: Configured) -> TenantErased:
+    """Erase everything of a tenant, its data keys and its history included."""
+    facts = len(await service.tenants.fresh(tenant))
+    version = await within(settings, service.tenants.drop(tenant))
+    response.headers[VERSION] = str(version)
+    return TenantErased(tenant=tenant, version=version, facts=facts, erased_at=time.time())
+
+
+@router.get("/tenants/{tenant_id}/export", responses=REFUSED | NOT_FOUND)
+async def export(
+    tenant: Own,
+    service: Serving,
+    codes: Annotated[bool, Query(description="with keys and codes, which another server of the same model takes over")] = False,
+) -> StreamingResponse:
+    """All facts as JSON lines, after a line that says what they are. It is the memory at one version."""
+    memory = await service.tenants.fresh(tenant)
+    lines = exported(memory, tenant, service.model.fingerprint, codes=codes)
+
+    async def stream() -> AsyncIterator[str]:
+        for line in lines:
+            yield line + "\n"
+
+    headers = {VERSION: str(memory.version)}
+    return StreamingResponse(stream(), media_type="application/x-ndjson", headers=headers)
+
+
+@router.post("/tenants/{tenant_id}/import", responses=REFUSED | NOT_FOUND)
+async def take_over(tenant: Own, body: ImportIn, response: Response, service: Serving, settings: Configured) -> ImportOut:
+    """Write facts of an export. An id that is taken is refused, and the others are written."""
+    outcomes = await within(settings, imported(service, tenant, body))
+    versions = [outcome.version for outcome in outcomes if outcome.version is not None]
+    response.headers[VERSION] = str(max(versions, default=0))
+    return ImportOut(imported=len(versions), outcomes=outcomes)
