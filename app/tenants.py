@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
@@ -32,7 +33,7 @@ Plan = Callable[[EpisodicMemory], Sequence[Change | Exception]]
 OnConflict = Literal["supersede", "error", "version"]
 Answer = Callable[[Change], tuple[str, bytes]]
 BLOCK = 256  # the most facts that one commit is planned for
-ATTEMPTS = 12  # of a commit that lost against another writer
+CONTEND_S = 5.0  # how long a commit that lost against other writers is tried again
 FOLLOW_S = 0.25  # how long a read asks the store whether others wrote, before it goes on with what it has
 LOST_S = 1.0  # for how long reads do not ask a store that did not answer
 log = structlog.get_logger()
@@ -266,17 +267,17 @@ class Tenants:
     async def _change_locked(self, name: str, plan: Plan, answer: Answer | None) -> list[Committed | Exception]:
         tenant = await self.get(name)
         async with tenant.lock:
-            for attempt in range(ATTEMPTS):
+            deadline = time.monotonic() + CONTEND_S
+            while True:
                 if tenant.stale:
                     await self._follow(tenant)
                 try:
                     return await self._attempt(tenant, plan, answer)
                 except VersionConflict:
                     tenant.stale = True
-                    if attempt == ATTEMPTS - 1:
+                    if time.monotonic() > deadline:
                         raise
-                    await asyncio.sleep(0.002 * min(attempt, 10))
-        raise AssertionError("unreachable")
+                    await asyncio.sleep(random.uniform(0, 0.005))
 
     async def _attempt(self, tenant: Tenant, plan: Plan, answer: Answer | None) -> list[Committed | Exception]:
         memory = tenant.memory
