@@ -61,7 +61,7 @@ async def teach(
     """
     if isinstance(body, list):
         if idempotency_key is not None:
-            error = {"type": "not_allowed", "loc": ("header", "Idempotency-Key"), "msg": "a list takes none: give its facts ids of your own"}
+            error = {"type": "not_allowed", "loc": ("header", "Idempotency-Key"), "msg": "a list takes none; give its facts ids"}
             raise RequestValidationError([error])
         results = await within(settings, teach_lines(service, tenant, list(enumerate(body, 1))))
         response.status_code = 207 if any(result.error for result in results) else 201
