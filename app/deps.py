@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 
-from app.errors import ClientGone, NotReady, TimedOut, Unauthorized
+from app.access import Access
+from app.errors import ClientGone, Forbidden, NotReady, TimedOut, Unauthorized
+from app.exchange import Exchange
+from app.keys import ApiKey, Scope
 from app.service import Service
 from app.settings import Settings
 from app.turns import TENANT
@@ -31,35 +33,40 @@ async def service_of(request: Request) -> Service:
     return service
 
 
-async def tenant_of(request: Request) -> str:
-    """The tenant of the request's API key; `default` when no keys are configured. Every key is compared, in constant time."""
-    keys = (await settings_of(request)).tenants_by_key
-    if not keys:
-        return _remember(request, "default")
+async def access_of(request: Request) -> Access:
+    access: Access | None = request.app.state.access
+    if access is None:
+        raise NotReady
+    return access
+
+
+async def key_of(request: Request) -> ApiKey:
+    """The key of the request, with its limits kept. Raises Unauthorized, RateLimited, StoreUnavailable."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    offered = (token if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")).strip().encode()
-    found = [tenant for key, tenant in keys.items() if hmac.compare_digest(key.encode(), offered)]
-    if not found:
+    offered = (token if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")).strip()
+    access = await access_of(request)
+    key = (await access.keys.find(offered) if offered else None) or await access.keys.anyone()
+    if key is None:
         raise Unauthorized
-    return _remember(request, found[0])
+    exchange: Exchange = request.scope["exchange"]
+    exchange.key = key
+    TENANT.set(key.tenant)  # the request's jobs wait in this tenant's line
+    await access.limits.admit(key, exchange)
+    return key
 
 
-async def tenant_at(request: Request, tenant: Annotated[str, Depends(tenant_of)]) -> str:
-    """The tenant, with its memory at the version that the request's Larimar-Version header has seen, or later.
+def _tenant_with(scope: Scope) -> Callable[[Request, ApiKey], Awaitable[str]]:
+    async def tenant(request: Request, key: Annotated[ApiKey, Depends(key_of)]) -> str:
+        """The tenant of a key that has the scope, its memory at the version that the request has seen, or later."""
+        if scope not in key.scopes:
+            raise Forbidden(f"this needs the scope {scope!r}, the key has {', '.join(key.scopes)}")
+        if (seen := request.headers.get(VERSION)) is not None and scope != "admin":
+            if not seen.isascii() or not seen.isdigit() or len(seen) > 15:
+                error = {"type": "int_parsing", "loc": ("header", VERSION), "msg": f"got {seen[:40]!r}, wanted a version's number"}
+                raise RequestValidationError([error])
+            await (await service_of(request)).tenants.reach(key.tenant, int(seen))
+        return key.tenant
 
-    Raises VersionNotReached.
-    """
-    if (seen := request.headers.get(VERSION)) is not None:
-        if not seen.isascii() or not seen.isdigit() or len(seen) > 15:
-            error = {"type": "int_parsing", "loc": ("header", VERSION), "msg": f"got {seen[:40]!r}, wanted a version's number"}
-            raise RequestValidationError([error])
-        await (await service_of(request)).tenants.reach(tenant, int(seen))
-    return tenant
-
-
-def _remember(request: Request, tenant: str) -> str:
-    request.scope["tenant"] = tenant
-    TENANT.set(tenant)  # the request's jobs wait in this tenant's line
     return tenant
 
 
@@ -93,5 +100,8 @@ async def _gone(request: Request) -> None:
 
 
 Configured = Annotated[Settings, Depends(settings_of)]
+Guarding = Annotated[Access, Depends(access_of)]
 Serving = Annotated[Service, Depends(service_of)]
-TenantName = Annotated[str, Depends(tenant_at)]
+Reader = Annotated[str, Depends(_tenant_with("read"))]  # the tenant of a key that may read
+Writer = Annotated[str, Depends(_tenant_with("write"))]
+Admin = Annotated[str, Depends(_tenant_with("admin"))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,6 +12,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from app.keys import KeyNotFound
+from app.limits import RateLimited
 from memory import errors as memory
 from models import errors as models
 
@@ -40,12 +42,20 @@ class Unauthorized(Exception):
     """No API key, or none that is known."""
 
 
+class Forbidden(Exception):
+    """The key lacks a scope."""
+
+
 class NotReady(Exception):
     """The server is starting or draining."""
 
 
 class BodyTooLarge(Exception):
     """The request body passes the limit."""
+
+
+class BodyTooSlow(Exception):
+    """The request body did not come in time."""
 
 
 class UnsupportedMediaType(Exception):
@@ -122,6 +132,10 @@ TABLE: dict[type[BaseException], Problem] = {
     UnknownModel: Problem(404, "model_not_found", "There is no such model"),
     ClientGone: Problem(499, "client_gone", "The client is gone"),
     Unauthorized: Problem(401, "unauthorized", "An API key is needed", "send a known key as 'Authorization: Bearer …' or 'X-API-Key: …'"),
+    Forbidden: Problem(403, "forbidden", "The key may not do this"),
+    RateLimited: Problem(429, "rate_limited", "The key has used what it may", retry_after_s=1),
+    KeyNotFound: Problem(404, "key_not_found", "There is no such key"),
+    BodyTooSlow: Problem(408, "body_too_slow", "The request body came too slowly"),
     NotReady: Problem(503, "not_ready", "The server is not ready", "the server is starting or draining", 2),
     BodyTooLarge: Problem(413, "body_too_large", "The request body is too large"),
     UnsupportedMediaType: Problem(415, "unsupported_media_type", "The body must be JSON"),
@@ -166,7 +180,8 @@ def openai_error(problem: Problem, detail: str, errors: list[dict[str, str]] | N
 async def _known(request: Request, error: Exception) -> JSONResponse:
     problem = describe(error)
     request.scope["error_code"] = problem.code
-    return document(problem, problem.detail or str(error), request.scope)
+    wait_s = getattr(error, "retry_after_s", problem.retry_after_s)
+    return document(replace(problem, retry_after_s=wait_s), problem.detail or str(error), request.scope)
 
 
 def invalid(errors: Sequence[Any]) -> tuple[Problem, str]:

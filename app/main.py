@@ -8,14 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__, errors
+from app.access import open_access
 from app.expiry import Expiry
 from app.gauges import Gauges
 from app.metrics import Metrics
-from app.middleware import BodyLimits, Ports, RequestLog
+from app.middleware import BodyLimits, Ports, RequestLog, SecurityHeaders
 from app.recall import scope_of
-from app.routes import bulk, facts, generation, health, openai, probe, tenants
+from app.routes import admin, bulk, facts, generation, health, openai, probe, tenants
 from app.service import Service
 from app.settings import Settings
 from app.store import MeasuredStore
@@ -26,7 +28,6 @@ from memory.connection import connect
 from memory.embedded import EmbeddedValkey
 from memory.errors import PromiseBroken
 from memory.page import PageSettings
-from memory.store import RedisStore
 from memory.vault import Vault
 from models.model import Model
 
@@ -39,7 +40,7 @@ def load_model(settings: Settings) -> Model:
     return Model.load(settings.decoder, settings.adapter, settings.device, settings.weights_dir, lambda text: log.info("model", step=text))
 
 
-async def open_store(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> RedisStore:
+async def open_store(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> MeasuredStore:
     """The configured store, or an embedded one in the data folder. Raises StoreUnavailable."""
     url = settings.store_address
     if not url:
@@ -66,10 +67,10 @@ async def open_store(settings: Settings, metrics: Metrics, stack: AsyncExitStack
     return store
 
 
-async def open_service(settings: Settings, metrics: Metrics, stack: AsyncExitStack, load: LoadModel = load_model) -> Service:
-    """Open store, model, worker and tenants; the stack closes them in reverse, after a last snapshot."""
-    await asyncio.to_thread(settings.data_dir.mkdir, parents=True, exist_ok=True)
-    store = await open_store(settings, metrics, stack)
+async def open_service(
+    settings: Settings, store: MeasuredStore, metrics: Metrics, stack: AsyncExitStack, load: LoadModel = load_model
+) -> Service:
+    """Open model, worker and tenants; the stack closes them in reverse, after a last snapshot."""
     model = await asyncio.to_thread(load, settings)
     worker = InferenceWorker(
         settings.queue_size,
@@ -117,7 +118,10 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                app.state.service = await open_service(settings, metrics, stack, load)
+                await asyncio.to_thread(settings.data_dir.mkdir, parents=True, exist_ok=True)
+                store = await open_store(settings, metrics, stack)
+                app.state.access = await open_access(settings, store, metrics, stack)
+                app.state.service = await open_service(settings, store, metrics, stack, load)
             except Exception as error:
                 app.state.failure = error  # uvicorn would only log it
                 raise
@@ -125,15 +129,20 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
             yield
             app.state.service = None
 
-    app = FastAPI(title="Larimar Server", version=__version__, lifespan=lifespan)
-    app.state.settings, app.state.metrics, app.state.service = settings, metrics, None
+    pages = {} if settings.docs else {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    app = FastAPI(title="Larimar Server", version=__version__, lifespan=lifespan, **pages)  # type: ignore[arg-type]  # all str or None
+    app.state.settings, app.state.metrics, app.state.service, app.state.access = settings, metrics, None, None
     app.state.failure = None
     Gauges(lambda: app.state.service, metrics)
     errors.install(app)
-    for router in (facts.router, bulk.router, probe.router, tenants.router, generation.router, openai.router, health.router):
-        app.include_router(router)
-    app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes, streamed=(bulk.PATH,))
+    routes = (facts, bulk, probe, tenants, generation, openai, health, admin)
+    for routed in routes:
+        app.include_router(routed.router)
+    app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s, streamed=(bulk.PATH,))
+    if origins := [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], max_age=600)
     if settings.admin_port is not None:
         app.add_middleware(Ports, admin_port=settings.admin_port)
-    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(RequestLog, metrics=metrics, access=lambda: app.state.access)
+    app.add_middleware(SecurityHeaders)
     return app

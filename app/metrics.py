@@ -63,6 +63,7 @@ class Metrics:
         self.store_retries = Counter("larimar_store_retries", "Attempts of a store call after a lost connection", registry=r)
         self.store_faults = Counter("larimar_store_faults", "Store calls that failed", ["operation"], registry=r)
         self.store_up = Gauge("larimar_store_up", "Whether the last call of the store was answered", registry=r)
+        self.audit_lost = Counter("larimar_audit_lost", "Audit entries dropped while the store was away", registry=r)
         self._residuals: deque[float] = deque(maxlen=RESIDUALS)
         self._tenants, self._cap = set[str](), tenants
         self.tenant_requests = (

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Final
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
-from app.errors import TABLE, BodyTooLarge, Problem, UnsupportedMediaType, document
+from app.access import Access
+from app.errors import BodyTooLarge, BodyTooSlow, Problem, UnsupportedMediaType, describe, document
+from app.exchange import Exchange
 from app.metrics import Metrics
 
 log = structlog.get_logger()
@@ -22,8 +26,8 @@ _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 class RequestLog:
     """Gives each request an id, counts it and logs it. Never logs a text or a key."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, access: Callable[[], Access | None] = lambda: None) -> None:
+        self.app, self.metrics, self.access = app, metrics, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -31,6 +35,8 @@ class RequestLog:
             return
         offered = Headers(scope=scope).get("x-request-id", "")
         scope["request_id"] = offered if _REQUEST_ID.match(offered) else str(ULID())
+        exchange = scope["exchange"] = Exchange(scope["request_id"])
+        exchange.enter()
         status, started = 500, time.perf_counter()
         structlog.contextvars.bind_contextvars(request_id=scope["request_id"])
 
@@ -38,24 +44,26 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = scope["request_id"]
+                MutableHeaders(scope=message).update(exchange.headers | {"X-Request-ID": scope["request_id"]})
             await send(message)
 
         try:
             await self.app(scope, receive, respond)
         finally:
-            self._finish(scope, status, time.perf_counter() - started)
+            self._finish(scope, exchange, status, time.perf_counter() - started)
+            if access := self.access():
+                await access.finish(exchange)
             structlog.contextvars.unbind_contextvars("request_id")
 
-    def _finish(self, scope: Scope, status: int, seconds: float) -> None:
+    def _finish(self, scope: Scope, exchange: Exchange, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if route != "unmatched" else "any"
         self.metrics.requests.labels(method, route, status).inc()
         self.metrics.request_time.labels(route).observe(seconds)
         if code := scope.get("error_code"):
             self.metrics.errors.labels(code).inc()
-        if tenant := scope.get("tenant"):
-            self.metrics.tenant(tenant)
+        if exchange.key is not None:
+            self.metrics.tenant(exchange.key.tenant)
         log.info("request", method=scope["method"], route=route, status=status, ms=round(1e3 * seconds, 2), code=code)
 
 
@@ -77,44 +85,36 @@ class Ports:
 
 
 class BodyLimits:
-    """Refuses bodies that are too large or not declared as JSON, before they are parsed.
+    """Refuses bodies that are too large, too slow or not declared as JSON, before they are parsed.
 
     Args:
         streamed: paths that take JSON lines without end, and see to their limits themselves.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, streamed: Collection[str] = ()) -> None:
-        self.app, self.max_bytes, self.streamed = app, max_bytes, streamed
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float, streamed: Collection[str] = ()) -> None:
+        self.app, self.max_bytes, self.timeout_s, self.streamed = app, max_bytes, timeout_s, streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if scope["path"] in self.streamed and content_type in LINES:
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        is_streamed = scope["path"] in self.streamed
+        if is_streamed and kind in LINES:
             await self.app(scope, receive, send)
             return
-        if content_type != "application/json" or scope["path"] in self.streamed:
-            wanted = LINES[0] if scope["path"] in self.streamed else "application/json"
-            detail = f"got content type {content_type or 'none'!r}, send 'Content-Type: {wanted}'"
-            await self._refuse(UnsupportedMediaType, detail, scope, receive, send)
+        try:
+            body = await self._read(headers, kind, LINES[0] if is_streamed else "application/json", receive)
+        except (UnsupportedMediaType, BodyTooLarge, BodyTooSlow) as error:
+            problem = describe(error)
+            scope["error_code"] = problem.code
+            answer = document(problem, str(error), scope)
+            if isinstance(error, BodyTooSlow):
+                answer.headers["Connection"] = "close"
+            await answer(scope, receive, send)
             return
-        body, more = b"", True
-        declared = headers.get("content-length", "")
-        too_large = declared.isdigit() and int(declared) > self.max_bytes
-        while more and not too_large:
-            message = await receive()
-            if message["type"] != "http.request":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            too_large = len(body) > self.max_bytes
-        if too_large:
-            detail = f"the body has {declared or f'over {len(body)}'} bytes, the limit is {self.max_bytes}"
-            await self._refuse(BodyTooLarge, detail, scope, receive, send)
-            return
-        given = False
+        given = body is None
 
         async def again() -> Message:
             nonlocal given
@@ -125,6 +125,54 @@ class BodyLimits:
 
         await self.app(scope, again, send)
 
-    async def _refuse(self, kind: type[Exception], detail: str, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["error_code"] = TABLE[kind].code
-        await document(TABLE[kind], detail, scope)(scope, receive, send)
+    async def _read(self, headers: Headers, kind: str, wanted: str, receive: Receive) -> bytes | None:
+        """The whole body; None when the client went away."""
+        declared = headers.get("content-length", "")
+        has_body = declared not in ("", "0") or "transfer-encoding" in headers
+        if has_body and kind != wanted:
+            raise UnsupportedMediaType(f"got content type {kind[:80] or 'none'!r}, send 'Content-Type: {wanted}'")
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            raise BodyTooLarge(f"the body has {declared} bytes, the limit is {self.max_bytes}")
+        body, more = bytearray(), True
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                while more:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return None
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > self.max_bytes:
+                        raise BodyTooLarge(f"the body has over {self.max_bytes} bytes, which is the limit")
+        except TimeoutError:
+            raise BodyTooSlow(f"the body did not come within {self.timeout_s:g} s") from None
+        return bytes(body)
+
+
+class SecurityHeaders:
+    """Headers that keep browsers from guessing, framing, caching or running what is answered."""
+
+    ALWAYS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+    NOTHING: Final = "default-src 'none'; frame-ancestors 'none'"
+    PAGES: Final = (  # the interactive documentation loads its script and style from a public CDN
+        "default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'unsafe-inline' https://cdn.jsdelivr.net; "
+        "img-src data: https://fastapi.tiangolo.com; connect-src 'self'; frame-ancestors 'none'"
+    )
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def respond(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(self.ALWAYS)
+                is_page = headers.get("content-type", "").startswith("text/html")
+                headers["Content-Security-Policy"] = self.PAGES if is_page else self.NOTHING
+            await send(message)
+
+        await self.app(scope, receive, respond)

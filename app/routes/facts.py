@@ -9,7 +9,8 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field
 
-from app.deps import VERSION, Configured, Serving, TenantName, within
+from app.deps import VERSION, Configured, Reader, Serving, Writer, within
+from app.exchange import note
 from app.fact_schemas import FactPatch
 from app.idempotency import Idempotency, written_as
 from app.routes.bulk import BulkLine, teach_lines
@@ -51,7 +52,7 @@ async def teach(
     response: Response,
     service: Serving,
     settings: Configured,
-    tenant: TenantName,
+    tenant: Writer,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> FactWritten | list[BulkLine]:
     """Write one fact in one shot. It is durable when this answers; the same prompt again supersedes the old fact.
@@ -98,7 +99,7 @@ async def _teach(service: Service, tenant: str, body: FactIn, once: Idempotency 
 async def list_facts(
     response: Response,
     service: Serving,
-    tenant: TenantName,
+    tenant: Reader,
     limit: int = Query(100, ge=1, le=1000),
     cursor: str = Query("", max_length=64),
     metadata: Annotated[list[str], Query(max_length=8, description="name=value: only facts with this metadata; all must hold")] = [],  # noqa: B006
@@ -116,6 +117,7 @@ async def list_facts(
     facts = memory.facts(cursor, limit + 1, where)
     response.headers[VERSION] = str(memory.version)
     more = len(facts) > limit
+    note("read", [fact.id for fact in facts[:limit]])
     return FactList(facts=[_out(f) for f in facts[:limit]], next_cursor=facts[limit - 1].id if more else None)
 
 
@@ -132,16 +134,18 @@ def _says(value: Scalar, text: str) -> bool:
 
 
 @router.get("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}})
-async def get_fact(fact_id: str, response: Response, service: Serving, tenant: TenantName) -> FactOut:
+async def get_fact(fact_id: str, response: Response, service: Serving, tenant: Reader) -> FactOut:
     """One fact."""
     memory = await service.tenants.fresh(tenant)
     response.headers[VERSION] = str(memory.version)
-    return _out(memory.get(fact_id))
+    fact = memory.get(fact_id)
+    note("read", [fact.id])
+    return _out(fact)
 
 
 @router.patch("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}})
 async def revise(
-    fact_id: str, body: FactPatch, response: Response, service: Serving, settings: Configured, tenant: TenantName
+    fact_id: str, body: FactPatch, response: Response, service: Serving, settings: Configured, tenant: Writer
 ) -> FactWritten:
     """Give a fact another target, other metadata or another time to live. What it was is forgotten for good."""
     taught = await within(
@@ -153,7 +157,7 @@ async def revise(
 
 @router.delete("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}})
 async def forget(
-    fact_id: str, response: Response, service: Serving, settings: Configured, tenant: TenantName
+    fact_id: str, response: Response, service: Serving, settings: Configured, tenant: Writer
 ) -> Receipt:
     """Forget one fact for good; the receipt says what was erased."""
     forgotten = await within(settings, service.forget(tenant, fact_id))

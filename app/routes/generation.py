@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app import schemas
-from app.deps import VERSION, Configured, Serving, TenantName, attended, within
+from app.deps import VERSION, Configured, Reader, Serving, attended, within
 from app.errors import TimedOut, describe
 from app.routes.facts import REFUSED
 from app.schemas import GenerateIn, GenerateOut, GenerateTimings, MemoryUse, Problem, QueryIn, QueryOut, TokenLogProbs, Usage, Weight
@@ -83,7 +83,7 @@ def _timings(answered: Answered) -> GenerateTimings:
 
 @router.post("/query", responses=REFUSED | {404: {"model": Problem}})
 async def query(
-    body: QueryIn, response: Response, service: Serving, settings: Configured, tenant: TenantName
+    body: QueryIn, response: Response, service: Serving, settings: Configured, tenant: Reader
 ) -> QueryOut:
     """Read the memory without generating: is the prompt in scope, which facts speak, what does the readout say?"""
     asked = Ask(body.prompt, exclude=body.exclude, include_only=body.include_only, as_of=body.as_of)
@@ -101,7 +101,7 @@ async def query(
 
 @router.post("/generate", responses=REFUSED | {200: {"content": EVENTS}, 404: {"model": Problem}}, response_model=GenerateOut)
 async def generate(
-    body: GenerateIn, request: Request, response: Response, service: Serving, settings: Configured, tenant: TenantName
+    body: GenerateIn, request: Request, response: Response, service: Serving, settings: Configured, tenant: Reader
 ) -> GenerateOut | EventSourceResponse:
     """Generate. Where the prompt asks for a fact, the memory conditions the decoder; elsewhere the plain model answers."""
     check_length(body.max_new_tokens, settings, "max_new_tokens")

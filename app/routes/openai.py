@@ -29,7 +29,7 @@ from app.completions import (
     ModelOut,
     TextChoice,
 )
-from app.deps import Configured, Serving, TenantName, attended, within
+from app.deps import Configured, Reader, Serving, attended, within
 from app.errors import TimedOut, UnknownModel, Unsupported, describe, openai_error
 from app.routes.generation import check_length, memory_of, usage_of
 from app.schemas import Usage
@@ -76,13 +76,13 @@ def _told(kind: Kind, body: CompletionBase, service: Service) -> _Told:
 
 
 @router.get("/models")
-async def models(service: Serving, _: TenantName) -> ModelList:
+async def models(service: Serving, _: Reader) -> ModelList:
     """The one model that is served."""
     return ModelList(data=[ModelOut(id=service.model.name)])
 
 
 @router.get("/models/{name:path}")
-async def model(name: str, service: Serving, _: TenantName) -> ModelOut:
+async def model(name: str, service: Serving, _: Reader) -> ModelOut:
     """That model by its name."""
     if name != service.model.name:
         raise UnknownModel(f"this server serves {service.model.name!r}, got {name!r}")
@@ -91,7 +91,7 @@ async def model(name: str, service: Serving, _: TenantName) -> ModelOut:
 
 @router.post("/completions", response_model=CompletionOut, response_model_exclude_none=False)
 async def complete(
-    body: CompletionIn, request: Request, response: Response, service: Serving, settings: Configured, tenant: TenantName
+    body: CompletionIn, request: Request, response: Response, service: Serving, settings: Configured, tenant: Reader
 ) -> CompletionOut | EventSourceResponse:
     """Complete a prompt, or each of up to sixteen."""
     told = _told("text_completion", body, service)
@@ -126,7 +126,7 @@ async def complete(
 
 @router.post("/chat/completions", response_model=CompletionOut)
 async def chat(
-    body: ChatIn, request: Request, response: Response, service: Serving, settings: Configured, tenant: TenantName
+    body: ChatIn, request: Request, response: Response, service: Serving, settings: Configured, tenant: Reader
 ) -> CompletionOut | EventSourceResponse:
     """Answer the last user message of a conversation, in the decoder's chat template."""
     told = _told("chat.completion", body, service)

@@ -8,7 +8,7 @@ import unicodedata
 from fastapi import APIRouter, Response
 from fastapi.exceptions import RequestValidationError
 
-from app.deps import VERSION, Configured, Serving, TenantName, within
+from app.deps import VERSION, Configured, Reader, Serving, within
 from app.fact_schemas import Probed, ProbeIn, ProbeOut
 from app.routes.facts import REFUSED
 from app.service import Request, Service, Use
@@ -20,7 +20,7 @@ router = APIRouter(tags=["facts"])
 
 @router.post("/facts/{fact_id}/probe", responses=REFUSED)
 async def probe(
-    fact_id: str, body: ProbeIn, response: Response, service: Serving, settings: Configured, tenant: TenantName
+    fact_id: str, body: ProbeIn, response: Response, service: Serving, settings: Configured, tenant: Reader
 ) -> ProbeOut:
     """Ask the fact's prompt and its paraphrases, with the memory and without: how often does the target come?"""
     memory = await service.tenants.fresh(tenant)

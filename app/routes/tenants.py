@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 
-from app.deps import VERSION, Configured, Serving, TenantName, within
+from app.deps import VERSION, Configured, Reader, Serving, Writer, within
 from app.errors import TenantNotFound
 from app.fact_schemas import ImportIn, ImportOut, TenantErased, TenantStats
 from app.routes.facts import REFUSED
@@ -20,19 +20,28 @@ from memory.errors import StoreUnavailable
 router = APIRouter(tags=["tenants"])
 
 
-async def own_tenant(tenant_id: str, tenant: TenantName) -> str:
-    """The path's tenant, which must be the caller's: another's is as one that is not there."""
+def _own(tenant_id: str, tenant: str) -> str:
     if tenant_id != tenant:
         raise TenantNotFound(tenant_id)
     return tenant
 
 
-Own = Annotated[str, Depends(own_tenant)]
+async def _own_to_read(tenant_id: str, tenant: Reader) -> str:
+    return _own(tenant_id, tenant)
+
+
+async def _own_to_write(tenant_id: str, tenant: Writer) -> str:
+    return _own(tenant_id, tenant)
+
+
+# The path's tenant, which must be the caller's: another's is as one that is not there.
+OwnReader = Annotated[str, Depends(_own_to_read)]
+OwnWriter = Annotated[str, Depends(_own_to_write)]
 NOT_FOUND: dict[int | str, dict[str, object]] = {404: {"model": Problem}}
 
 
 @router.get("/tenants/{tenant_id}/stats", responses=REFUSED | NOT_FOUND)
-async def stats(tenant: Own, response: Response, service: Serving, settings: Configured) -> TenantStats:
+async def stats(tenant: OwnReader, response: Response, service: Serving, settings: Configured) -> TenantStats:
     """Counts and bytes."""
     memory = await within(settings, service.tenants.fresh(tenant))
     try:
@@ -56,7 +65,7 @@ async def stats(tenant: Own, response: Response, service: Serving, settings: Con
 
 
 @router.delete("/tenants/{tenant_id}", responses=REFUSED | NOT_FOUND)
-async def erase(tenant: Own, response: Response, service: Serving, settings: Configured) -> TenantErased:
+async def erase(tenant: OwnWriter, response: Response, service: Serving, settings: Configured) -> TenantErased:
     """Erase everything of a tenant, its data keys and its history included."""
     facts = len(await service.tenants.fresh(tenant))
     version = await within(settings, service.tenants.drop(tenant))
@@ -66,7 +75,7 @@ async def erase(tenant: Own, response: Response, service: Serving, settings: Con
 
 @router.get("/tenants/{tenant_id}/export", responses=REFUSED | NOT_FOUND)
 async def export(
-    tenant: Own,
+    tenant: OwnReader,
     service: Serving,
     codes: Annotated[bool, Query(description="with keys and codes, which another server of the same model takes over")] = False,
 ) -> StreamingResponse:
@@ -83,7 +92,7 @@ async def export(
 
 
 @router.post("/tenants/{tenant_id}/import", responses=REFUSED | NOT_FOUND)
-async def take_over(tenant: Own, body: ImportIn, response: Response, service: Serving, settings: Configured) -> ImportOut:
+async def take_over(tenant: OwnWriter, body: ImportIn, response: Response, service: Serving, settings: Configured) -> ImportOut:
     """Write facts of an export. An id that is taken is refused, and the others are written."""
     outcomes = await within(settings, imported(service, tenant, body))
     versions = [outcome.version for outcome in outcomes if outcome.version is not None]

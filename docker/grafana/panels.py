@@ -120,6 +120,7 @@ MEMORY = [
     Panel("Store latency, p99", {"{{operation}}": quantile(0.99, "larimar_store_seconds", by="operation")}, "s"),
     Panel("Store faults", {"{{operation}}": rate("larimar_store_faults_total", by="operation")}, "cps"),
     Panel("Store retries", {"retries": rate("larimar_store_retries_total")}, "cps"),
+    Panel("Audit entries lost", {"lost": rate("larimar_audit_lost_total")}, "cps"),
     Panel("Store answers", {"up": "min(larimar_store_up)"}, "bool"),
 ]
 

@@ -42,7 +42,9 @@ def test_defaults_are_usable(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ADAPTER": "/nowhere/a.safetensors"}, "LARIMAR_ADAPTER: there is no file /nowhere/a.safetensors"),
         ({"LOG_LEVEL": "loud"}, "LARIMAR_LOG_LEVEL: got 'loud'"),
         ({"API_KEYS": "short:t"}, "LARIMAR_API_KEYS: wanted key:tenant"),
-        ({"HOST": "0.0.0.0"}, "LARIMAR_HOST=0.0.0.0 is reachable from outside"),
+        ({"LIMIT_REQUESTS": "many"}, "LARIMAR_LIMIT_REQUESTS: got 'many', wanted such as 600/minute"),
+        ({"CORS_ORIGINS": "*"}, "LARIMAR_CORS_ORIGINS: got '*', wanted origins"),
+        ({"PORT": "9", "ADMIN_PORT": "9"}, "LARIMAR_ADMIN_PORT=9 is LARIMAR_PORT too"),
         ({"STORE_PASSWORD": "x" * 20}, "LARIMAR_STORE_PASSWORD is set and LARIMAR_STORE_URL is not"),
     ],
 )
@@ -53,7 +55,7 @@ def test_each_problem_names_what_to_fix(monkeypatch: pytest.MonkeyPatch, environ
 
 
 def test_every_problem_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = problems(monkeypatch, PROT="1", PORT="http", DEVICE="gpu", HOST="0.0.0.0", QUEUE_SIZE="0")
+    found = problems(monkeypatch, PROT="1", PORT="http", DEVICE="gpu", STORE_PASSWORD="x", QUEUE_SIZE="0")
     assert len(found) == 5
 
 

@@ -1,0 +1,58 @@
+"""Who may use the server, and what they did: keys, limits and the audit log, opened together."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+
+from app.audit import AuditLog
+from app.exchange import Exchange
+from app.keys import KeyRing
+from app.limits import Limits
+from app.metrics import Metrics
+from app.settings import Settings, is_loopback
+from app.store import MeasuredStore
+
+
+@dataclass(frozen=True)
+class Access:
+    """What every request passes through."""
+
+    keys: KeyRing
+    limits: Limits
+    audit: AuditLog
+
+    async def finish(self, exchange: Exchange) -> None:
+        """Count what a request spent and record what it did."""
+        if exchange.key is not None:
+            await self.limits.spend(exchange.key, exchange.tokens)
+        self.audit.record(exchange)
+
+
+async def open_access(settings: Settings, store: MeasuredStore, metrics: Metrics, stack: AsyncExitStack) -> Access:
+    """Keys, limits and audit log in the store.
+
+    Raises:
+        ValueError: the server can be reached from outside and has no key.
+    """
+    private = is_loopback(settings.host) and (settings.admin_port is None or is_loopback(settings.admin_host))
+    keys = KeyRing(store.client, settings.tenants_by_key, open_without_keys=private or settings.insecure)
+    if not private and not settings.insecure and not await keys.any():
+        raise ValueError(
+            f"LARIMAR_HOST={settings.host} is reachable from outside and there is no API key: make one with "
+            "`larimar keys create`, or set LARIMAR_API_KEYS (key:tenant,…), or bind to 127.0.0.1, or set LARIMAR_INSECURE=1"
+        )
+    shared = store.client if settings.store_url else None  # an embedded store has one server: it counts in memory
+    limits = Limits(shared, requests=settings.limit_requests, tokens=settings.limit_tokens)
+    audit = AuditLog(store.client, metrics, keep=settings.audit_entries)
+    running = asyncio.create_task(audit.run())
+
+    async def stop() -> None:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        await audit.close()
+
+    stack.push_async_callback(stop)
+    return Access(keys, limits, audit)

@@ -1,0 +1,130 @@
+"""`larimar keys`: make, list, revoke and rotate API keys, in the store that the server uses."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Annotated, TypeVar
+
+import typer
+
+from app.cli.serve import fail, settings_or_exit
+from app.keys import ApiKey, KeyNotFound, KeyRing, Scope
+
+cli = typer.Typer(no_args_is_help=True, help="API keys: who may do what to which tenant's memory.")
+T = TypeVar("T")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def seconds(text: str) -> float:
+    """A duration such as 90d, 12h or 30m, in seconds."""
+    found = re.fullmatch(r"([0-9]+)([smhdw])", text)
+    if found is None:
+        fail(f"got the duration {text!r}, wanted a number and one of s m h d w, such as 90d")
+    return float(found[1]) * SECONDS[found[2]]
+
+
+@asynccontextmanager
+async def _ring() -> AsyncIterator[KeyRing]:
+    """The keys in the configured store; an embedded store is started for the moment if no server has it running."""
+    from memory.connection import connect
+    from memory.embedded import EmbeddedValkey, running_url
+
+    settings = settings_or_exit()
+    url, valkey = settings.store_address or running_url(settings.data_dir), None
+    if not url:
+        valkey = EmbeddedValkey(settings.data_dir)
+        await asyncio.to_thread(valkey.start)
+        url = valkey.url
+    client = connect(url, timeout_s=settings.store_timeout_s)
+    try:
+        yield KeyRing(client)
+    finally:
+        await client.aclose()
+        if valkey is not None:
+            await asyncio.to_thread(valkey.close)
+
+
+def _do(work: Callable[[KeyRing], Awaitable[T]]) -> T:
+    from redis.exceptions import RedisError
+
+    from memory.errors import MemoryError_
+
+    async def run() -> T:
+        async with _ring() as ring:
+            return await work(ring)
+
+    try:
+        return asyncio.run(run())
+    except KeyNotFound as error:
+        fail(f"{error}; `larimar keys list` shows the ids")
+    except (ValueError, MemoryError_, RedisError, OSError) as error:
+        fail(str(error))
+
+
+def _show(secret: str, key: ApiKey) -> None:
+    typer.echo(secret)
+    ends = f", until {datetime.fromtimestamp(key.expires_at, UTC):%Y-%m-%d %H:%M} UTC" if key.expires_at else ""
+    typer.echo(f"key {key.id}: tenant {key.tenant}, may {', '.join(key.scopes)}{ends}. It is shown this once.", err=True)
+
+
+@cli.command()
+def create(
+    tenant: Annotated[str, typer.Option("--tenant", help="whose memory it opens")],
+    scope: Annotated[str, typer.Option("--scope", help="of read, write, admin")] = "read,write",
+    name: Annotated[str, typer.Option("--name", help="for people")] = "",
+    expires: Annotated[str, typer.Option("--expires", help="such as 90d, 12h; never, when not given")] = "",
+    requests: Annotated[str, typer.Option("--requests", help="limit, such as 600/minute")] = "",
+    tokens: Annotated[str, typer.Option("--tokens", help="limit, such as 20000/minute")] = "",
+) -> None:
+    """Make a key and print it, this once."""
+    import limits
+
+    scopes: list[Scope] = [part.strip() for part in scope.split(",") if part.strip()]  # type: ignore[misc]  # create refuses others
+    expires_at = time.time() + seconds(expires) if expires else None
+    for limit in filter(None, (requests, tokens)):
+        try:
+            limits.parse(limit)
+        except ValueError:
+            fail(f"got the limit {limit!r}, wanted such as 600/minute")
+    secret, key = _do(
+        lambda ring: ring.create(tenant, scopes, name=name, expires_at=expires_at, requests=requests, tokens=tokens)
+    )
+    _show(secret, key)
+
+
+@cli.command("list")
+def list_keys() -> None:
+    """Show every key's id and what it grants."""
+    from rich.console import Console
+    from rich.table import Table
+
+    now, table = time.time(), Table("id", "tenant", "may", "name", "made", "state")
+    for key in _do(lambda ring: ring.list()):
+        made = f"{datetime.fromtimestamp(key.created_at, UTC):%Y-%m-%d %H:%M}"
+        state = "revoked" if key.revoked_at else "usable" if key.usable(now) else "expired"
+        if state == "usable" and key.expires_at:
+            state += f" until {datetime.fromtimestamp(key.expires_at, UTC):%Y-%m-%d %H:%M}"
+        table.add_row(key.id, key.tenant, ", ".join(key.scopes), key.name, made, state)
+    Console().print(table)
+
+
+@cli.command()
+def revoke(key_id: Annotated[str, typer.Argument(help="as `larimar keys list` shows it")]) -> None:
+    """Refuse a key from now on, on every replica."""
+    key = _do(lambda ring: ring.revoke(key_id))
+    typer.echo(f"key {key.id} of tenant {key.tenant} is revoked")
+
+
+@cli.command()
+def rotate(
+    key_id: Annotated[str, typer.Argument(help="as `larimar keys list` shows it")],
+    overlap: Annotated[str, typer.Option("--overlap", help="how long the old key still works")] = "1h",
+) -> None:
+    """Make a key with the same grants, and end the old one after the overlap."""
+    overlap_s = seconds(overlap)
+    _show(*_do(lambda ring: ring.rotate(key_id, overlap_s)))

@@ -1,0 +1,45 @@
+"""The request that is being served, for code that has no request at hand: what is audited and what is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Literal
+
+from app.keys import ApiKey
+
+Action = Literal["wrote", "superseded", "forgot", "read"]
+_current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+
+
+@dataclass
+class Exchange:
+    """One request and its answer. It never holds a text or a key."""
+
+    request_id: str
+    key: ApiKey | None = None  # None until it is authenticated
+    tokens: int = 0
+    events: list[tuple[Action, str]] = field(default_factory=list)  # what was done to which fact
+    headers: dict[str, str] = field(default_factory=dict)  # for the answer
+
+    def enter(self) -> None:
+        """Be the current request of this task and the tasks it starts."""
+        _current.set(self)
+
+
+def current() -> Exchange | None:
+    """The request being served; None outside one."""
+    return _current.get()
+
+
+def note(action: Action, fact_ids: Iterable[str]) -> None:
+    """Have it audited that the request did something to facts."""
+    if exchange := _current.get():
+        exchange.events += [(action, fact_id) for fact_id in fact_ids]
+
+
+def spend(tokens: int) -> None:
+    """Count tokens against the budget of the request's key."""
+    if exchange := _current.get():
+        exchange.tokens += tokens

@@ -1,0 +1,87 @@
+"""What a key may use in a time: requests and tokens, counted over all replicas where they share a store."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from limits import RateLimitItem, parse
+from limits.aio.storage import MemoryStorage, RedisStorage
+from limits.aio.strategies import FixedWindowRateLimiter
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app.exchange import Exchange
+from app.keys import ApiKey
+
+
+class RateLimited(Exception):
+    """The key has used what it may in this time."""
+
+    def __init__(self, what: str, limit: RateLimitItem, retry_after_s: int) -> None:
+        super().__init__(f"the key may use {limit.amount} {what} in {limit.get_expiry()} s; try again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class Limits:
+    """Counts what keys use. Where the counts cannot be reached, this process counts alone: a limit never stops the service.
+
+    Args:
+        client: of a store that replicas share; None counts in this process.
+        requests, tokens: what a key may use that says nothing of its own, such as 600/minute; empty: no limit.
+    """
+
+    def __init__(self, client: Redis | None, *, requests: str = "", tokens: str = "") -> None:
+        self._requests, self._tokens = requests, tokens
+        self._alone = FixedWindowRateLimiter(MemoryStorage())
+        self._shared = self._alone
+        if client is not None:
+            storage = RedisStorage(
+                "async+redis://shared",
+                implementation="redispy",
+                key_prefix="larimar:limits",
+                connection_pool=client.connection_pool,  # type: ignore[arg-type]  # passed on to redis-py
+            )
+            self._shared = FixedWindowRateLimiter(storage)
+
+    async def admit(self, key: ApiKey, exchange: Exchange) -> None:
+        """Count one request. Raises RateLimited when the requests or the tokens of this time are used up."""
+        left: list[tuple[str, RateLimitItem, int, int]] = []
+        for what, text in (("requests", key.requests or self._requests), ("tokens", key.tokens or self._tokens)):
+            if text:
+                limit = parse(text)
+                admitted, remaining, reset_s = await self._hit(limit, what, key.id, cost=1 if what == "requests" else 0)
+                left.append((what, limit, remaining, reset_s))
+                if not admitted or (what == "tokens" and remaining <= 0):
+                    exchange.headers |= _headers(left)
+                    raise RateLimited(what, limit, reset_s)
+        exchange.headers |= _headers(left)
+
+    async def spend(self, key: ApiKey, tokens: int) -> None:
+        """Count tokens that were used: what is over the limit is paid by later requests of this time."""
+        text = key.tokens or self._tokens
+        if text and tokens:
+            await self._hit(parse(text), "tokens", key.id, cost=tokens)
+
+    async def _hit(self, limit: RateLimitItem, what: str, key_id: str, *, cost: int) -> tuple[bool, int, int]:
+        """Whether there was room; what is left; whole seconds until there is more."""
+        try:
+            return await _count(self._shared, limit, what, key_id, cost)
+        except (RedisError, OSError):
+            return await _count(self._alone, limit, what, key_id, cost)
+
+
+async def _count(limiter: FixedWindowRateLimiter, limit: RateLimitItem, what: str, key_id: str, cost: int) -> tuple[bool, int, int]:
+    admitted = await limiter.hit(limit, what, key_id, cost=cost) if cost else True
+    stats = await limiter.get_window_stats(limit, what, key_id)
+    return admitted, stats.remaining, max(1, math.ceil(stats.reset_time - time.time()))
+
+
+def _headers(left: list[tuple[str, RateLimitItem, int, int]]) -> dict[str, str]:
+    """RateLimit and RateLimit-Policy of the IETF's draft (structured fields)."""
+    if not left:
+        return {}
+    return {
+        "RateLimit-Policy": ", ".join(f'"{what}";q={limit.amount};w={limit.get_expiry()}' for what, limit, _, _ in left),
+        "RateLimit": ", ".join(f'"{what}";r={max(0, remaining)};t={reset_s}' for what, _, remaining, reset_s in left),
+    }

@@ -1,0 +1,244 @@
+"""API keys, scopes, limits and the audit log, over HTTP and in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from redis.asyncio import Redis
+
+from app.keys import TABLE, ApiKey, KeyNotFound, KeyRing, digest
+from memory.connection import connect
+from memory.embedded import EmbeddedValkey
+from memory.errors import StoreUnavailable
+from tests.app.hosting import hosted
+
+pytestmark = pytest.mark.service
+FACT = {"prompt": "the capital of zor is", "target": "kal"}
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+async def client(valkey: EmbeddedValkey) -> AsyncIterator[Redis]:
+    client = connect(valkey.url)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.anyio
+async def test_a_key_is_stored_as_its_hash_only(client: Redis) -> None:
+    secret, key = await KeyRing(client).create("acme", ["write", "read"])
+    assert secret.startswith("lk_") and len(secret) >= 46
+    stored = await client.hgetall(TABLE)
+    assert list(stored) == [digest(secret).encode()]
+    assert secret not in str(stored) and secret.removeprefix("lk_") not in str(stored)
+    assert (await KeyRing(client).find(secret)) == key
+    assert key.scopes == ("read", "write") and key.id == digest(secret)[:12]
+
+
+@pytest.mark.anyio
+async def test_a_revoked_key_is_refused_at_once_on_every_replica(client: Redis) -> None:
+    here, there = KeyRing(client), KeyRing(client)
+    secret, key = await here.create("acme", ["read"])
+    assert await there.find(secret) is not None
+    await here.revoke(key.id)
+    assert await there.find(secret) is None
+    assert (await here.revoke(key.id)).revoked_at == (await here.list())[0].revoked_at
+
+
+@pytest.mark.anyio
+async def test_an_expired_key_is_refused(client: Redis) -> None:
+    ring = KeyRing(client)
+    secret, _ = await ring.create("acme", ["read"], expires_at=time.time() + 0.05)
+    assert await ring.find(secret)
+    await asyncio.sleep(0.06)
+    assert await ring.find(secret) is None
+
+
+@pytest.mark.anyio
+async def test_rotation_overlaps_and_keeps_the_grants(client: Redis) -> None:
+    ring = KeyRing(client)
+    old, key = await ring.create("acme", ["read"], name="robot", requests="5/second")
+    new, rotated = await ring.rotate(key.id, overlap_s=0.1)
+    assert (await ring.find(old)) and (await ring.find(new))
+    assert (rotated.tenant, rotated.scopes, rotated.requests) == ("acme", ("read",), "5/second")
+    await asyncio.sleep(0.11)
+    assert await ring.find(old) is None and await ring.find(new)
+    with pytest.raises(KeyNotFound):
+        await ring.rotate(key.id, overlap_s=60)
+
+
+@pytest.mark.anyio
+async def test_a_revocation_survives_changes_at_the_same_time(client: Redis) -> None:
+    ring = KeyRing(client)
+    for _ in range(10):
+        secret, key = await ring.create("acme", ["read"])
+        await asyncio.gather(ring.revoke(key.id), ring.rotate(key.id, 60), return_exceptions=True)
+        assert await ring.find(secret) is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("key_id", ["", "a", "*", "0" * 12, "0" * 64])
+async def test_unknown_ids_are_not_found(client: Redis, key_id: str) -> None:
+    await KeyRing(client).create("acme", ["read"])
+    with pytest.raises(KeyNotFound):
+        await KeyRing(client).revoke(key_id)
+
+
+@pytest.mark.anyio
+async def test_while_the_store_is_away_only_keys_seen_lately_are_known(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = KeyRing(client)
+    secret, _ = await ring.create("acme", ["read"])
+    other, _ = await ring.create("acme", ["read"])
+    assert await ring.find(secret)
+
+    async def away(*_: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(client, "hget", away)
+    assert await ring.find(secret)
+    with pytest.raises(StoreUnavailable):
+        await ring.find(other)
+
+
+@pytest.mark.anyio
+async def test_a_tenant_no_memory_can_have_gets_no_key(client: Redis) -> None:
+    for tenant in ("", "a:b", "a{b}", "a/b", "a" * 65, "a\x00b"):
+        with pytest.raises(ValueError):
+            await KeyRing(client).create(tenant, ["read"])
+
+
+def test_records_round_trip() -> None:
+    key = ApiKey("0" * 12, "acme", ("read",), "name", 1.5, 2.5, None, "1/second", "")
+    assert ApiKey.from_json(key.to_json()) == key
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def make(client: TestClient, tenant: str, *scopes: str, **more: Any) -> str:
+    body = {"tenant": tenant, "scopes": scopes, **more}
+    answer = client.post("/admin/keys", json=body, headers=bearer(client.app_state["admin"]))
+    assert answer.status_code == 201
+    return str(answer.json()["key"])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with hosted(tmp_path_factory.mktemp("data"), audit_entries=1000) as client:
+        first = client.post("/admin/keys", json={"tenant": "root", "scopes": ["read", "write", "admin"]})
+        client.app_state = {"admin": first.json()["key"]}
+        time.sleep(1.1)  # until the server no longer believes that there is no key
+        yield client
+
+
+def test_the_first_key_closes_the_server(server: TestClient) -> None:
+    assert server.get("/facts").status_code == 401
+    assert server.post("/admin/keys", json={"tenant": "x"}).status_code == 401
+    assert server.get("/health/live").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("scopes", "allowed"),
+    [(("read",), {"read"}), (("write",), {"write"}), (("admin",), {"admin"}), (("read", "write", "admin"), {"read", "write", "admin"})],
+)
+def test_scopes(server: TestClient, scopes: tuple[str, ...], allowed: set[str]) -> None:
+    headers = bearer(make(server, "scoped", *scopes))
+    statuses = {
+        "read": server.get("/facts", headers=headers).status_code,
+        "write": server.post("/facts", json=FACT, headers=headers).status_code,
+        "admin": server.get("/admin/keys", headers=headers).status_code,
+    }
+    assert {name for name, status in statuses.items() if status != 403} == allowed
+    assert all(status in (200, 201) for name, status in statuses.items() if name in allowed)
+
+
+def test_both_headers_work_and_a_wrong_key_does_not(server: TestClient) -> None:
+    key = make(server, "acme", "read")
+    assert server.get("/facts", headers={"X-API-Key": key}).status_code == 200
+    assert server.get("/facts", headers=bearer(key)).status_code == 200
+    for wrong in (key[:-1], key + "x", key.lower(), digest(key), "lk_", "null"):
+        answer = server.get("/facts", headers=bearer(wrong))
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+
+
+def test_a_key_is_listed_without_itself_and_can_be_revoked(server: TestClient) -> None:
+    key, admin = make(server, "acme", "read", name="to go"), bearer(server.app_state["admin"])
+    listed = server.get("/admin/keys", headers=admin)
+    assert key not in listed.text and digest(key)[12:] not in listed.text
+    (found,) = [k for k in listed.json()["keys"] if k["name"] == "to go"]
+    assert server.delete(f"/admin/keys/{found['id']}", headers=admin).json()["revoked_at"]
+    assert server.get("/facts", headers=bearer(key)).status_code == 401
+    assert server.delete("/admin/keys/ffffffffffff", headers=admin).json()["code"] == "key_not_found"
+
+
+def test_requests_over_the_limit_wait(server: TestClient) -> None:
+    headers = bearer(make(server, "busy", "read", requests="3/minute"))
+    answers = [server.get("/facts", headers=headers) for _ in range(4)]
+    assert [a.status_code for a in answers] == [200, 200, 200, 429]
+    assert [a.headers["RateLimit"].split(";")[1] for a in answers] == ["r=2", "r=1", "r=0", "r=0"]
+    assert answers[0].headers["RateLimit-Policy"] == '"requests";q=3;w=60'
+    assert 1 <= int(answers[3].headers["Retry-After"]) <= 60
+    assert answers[3].json()["code"] == "rate_limited"
+    assert server.get("/facts", headers=bearer(make(server, "busy", "read"))).status_code == 200
+
+
+def test_tokens_over_the_limit_wait(server: TestClient) -> None:
+    headers = bearer(make(server, "talker", "read", tokens="4/minute"))
+    body = {"prompt": "what is red", "max_new_tokens": 6, "memory": "off"}
+    assert server.post("/generate", json=body, headers=headers).status_code == 200
+    refused = server.post("/generate", json=body, headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert "tokens" in refused.json()["detail"]
+
+
+def test_the_audit_log_says_who_did_what_and_no_text(server: TestClient) -> None:
+    key = make(server, "audited", "read", "write")
+    fact_id = server.post("/facts", json=FACT, headers=bearer(key) | {"X-Request-ID": "audited-1"}).json()["id"]
+    server.get(f"/facts/{fact_id}", headers=bearer(key))
+    server.post("/query", json={"prompt": FACT["prompt"]}, headers=bearer(key))
+    server.delete(f"/facts/{fact_id}", headers=bearer(key))
+    time.sleep(0.5)
+    admin, cursor, entries = bearer(server.app_state["admin"]), "", []
+    while cursor is not None:
+        page = server.get("/admin/audit", params={"cursor": cursor, "limit": 2}, headers=admin).json()
+        entries += page["entries"]
+        cursor = page["next_cursor"]
+    mine = [entry for entry in entries if entry["tenant"] == "audited"]
+    assert [entry["action"] for entry in mine] == ["wrote", "read", "read", "forgot"]
+    assert {entry["fact"] for entry in mine} == {fact_id} and {entry["key"] for entry in mine} == {digest(key)[:12]}
+    assert mine[0]["request_id"] == "audited-1"
+    assert FACT["target"] not in json.dumps(entries) and key not in json.dumps(entries)
+
+
+def test_outside_loopback_a_server_without_keys_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="larimar keys create"), hosted(tmp_path, host="0.0.0.0"):
+        pass
+    with hosted(tmp_path, host="0.0.0.0", insecure=True) as open_to_all:
+        assert open_to_all.get("/facts").status_code == 200
+
+
+def test_revoking_the_last_key_opens_nothing(tmp_path: Path) -> None:
+    with hosted(tmp_path) as client:
+        made = client.post("/admin/keys", json={"tenant": "t", "scopes": ["admin"]}).json()
+        assert client.delete(f"/admin/keys/{made['id']}", headers=bearer(made["key"])).status_code == 200
+        time.sleep(1.1)
+        assert client.get("/facts").status_code == 401
