@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import bench, evaluate, keys
+from app.cli import bench, evaluate, keys, talk
 from app.cli.chaos import chaos
+from app.cli.doctor import doctor
 from app.cli.train import train
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Larimar Server: teach a language model, and make it forget.")
@@ -22,6 +23,11 @@ cli.add_typer(bench.cli, name="bench")
 cli.add_typer(keys.cli, name="keys")
 cli.command()(train)
 cli.command()(chaos)
+cli.command()(talk.teach)
+cli.command()(talk.ask)
+cli.command()(talk.forget)
+cli.add_typer(talk.facts, name="facts")
+cli.command()(doctor)
 
 
 @cli.command()

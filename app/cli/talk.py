@@ -1,0 +1,145 @@
+"""`larimar teach`, `ask`, `forget`, `facts`: talk to a server at LARIMAR_URL with the key LARIMAR_API_KEY."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.serve import fail
+
+if TYPE_CHECKING:
+    from app.client import Client
+
+facts = typer.Typer(no_args_is_help=True, help="List, export and import facts.")
+out, told = Console(highlight=False), Console(stderr=True, highlight=False)
+Json = Annotated[bool, typer.Option("--json", help="print the server's answer as JSON")]
+
+
+@contextmanager
+def connected() -> Iterator[Client]:
+    """A client; what the server refuses ends the command with one line."""
+    import httpx
+
+    from app.client import Client, LarimarError
+
+    url = os.environ.get("LARIMAR_URL", "http://127.0.0.1:8080")
+    try:
+        with Client(url, os.environ.get("LARIMAR_API_KEY", "")) as client:
+            yield client
+    except LarimarError as error:
+        fail(str(error))
+    except httpx.InvalidURL as error:
+        fail(f"LARIMAR_URL={url}: {error}")
+    except httpx.TransportError as error:
+        fail(f"no server answers at {url} ({error}); start one with `larimar serve`, or set LARIMAR_URL")
+
+
+def teach(
+    prompt: Annotated[str, typer.Argument(help='such as "The CEO of Acme Rockets is"')],
+    target: Annotated[str, typer.Argument(help='such as "Wile E. Coyote"')],
+    ttl: Annotated[str, typer.Option("--ttl", help="forget it after, such as 30m or 90d")] = "",
+    as_json: Json = False,
+) -> None:
+    """Teach a fact. It is durable when this returns."""
+    from app.cli.keys import seconds
+
+    more = {"ttl_s": seconds(ttl)} if ttl else {}
+    with connected() as client:
+        written = client.teach(prompt, target, **more)
+    if as_json:
+        print(written.model_dump_json())
+        return
+    old = f", in the place of {', '.join(written.supersedes)}" if written.supersedes else ""
+    out.print(f"[green]taught[/green] {written.id} in {written.timings.total_ms:.1f} ms{old}")
+
+
+def ask(
+    prompt: Annotated[str, typer.Argument(help='such as "Who runs Acme Rockets?"')],
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="most tokens to generate")] = 32,
+    memory: Annotated[str, typer.Option("--memory", help="auto, on or off")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Ask, and see which facts answered."""
+    with connected() as client:
+        answer = client.generate(prompt, max_new_tokens=tokens, memory=memory)
+    if as_json:
+        print(answer.model_dump_json())
+        return
+    out.print(answer.text.strip(), markup=False)
+    used = ", ".join(f"{fact.id} ({fact.weight:.2f})" for fact in answer.memory.facts)
+    told.print(f"[dim]{f'by the facts {used}' if used else 'by the plain model: no fact is in scope'}[/dim]")
+
+
+def forget(fact_id: Annotated[str, typer.Argument(help="as `larimar facts list` shows it")], as_json: Json = False) -> None:
+    """Forget a fact for good."""
+    with connected() as client:
+        receipt = client.forget(fact_id)
+    if as_json:
+        print(receipt.model_dump_json())
+        return
+    out.print(f"[green]forgotten[/green] {receipt.id} at version {receipt.version}, residual {receipt.residual:.1e}")
+
+
+@facts.command("list")
+def list_facts(limit: Annotated[int, typer.Option("--limit", min=1)] = 50) -> None:
+    """Show facts, in the order of their ids."""
+    table, more = Table("id", "prompt", "target", "taught"), False
+    with connected() as client:
+        for number, fact in enumerate(client.facts()):
+            if more := number == limit:
+                break
+            table.add_row(fact.id, fact.prompt, fact.target, f"{datetime.fromtimestamp(fact.created_at, UTC):%Y-%m-%d %H:%M}")
+    out.print(table)
+    if more:
+        told.print(f"[dim]the first {limit}; there are more (--limit)[/dim]")
+
+
+@facts.command()
+def export(file: Annotated[Path | None, typer.Argument(help="standard output, when not given")] = None) -> None:
+    """Write every fact as a JSON line that `larimar facts import` reads."""
+    count = 0
+    with connected() as client, (file.open("w") if file else nullcontext(sys.stdout)) as lines:
+        for fact in client.facts():
+            record = {"id": fact.id, "prompt": fact.prompt, "target": fact.target, "metadata": fact.metadata}
+            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+            count += 1
+    told.print(f"{count} facts exported")
+
+
+@facts.command("import")
+def import_facts(file: Annotated[Path, typer.Argument(help="JSON lines of prompt, target, and id and metadata if any")]) -> None:
+    """Teach every fact of a file. A line that is refused is named, and the others are taught."""
+    from app.client import LarimarError
+
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{file} cannot be read: {error}")
+    taught, refused = 0, 0
+    with connected() as client:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                client.teach(record.pop("prompt"), record.pop("target"), **record)
+                taught += 1
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                told.print(f"[red]line {number}[/red]: wanted an object with prompt and target ({error})")
+                refused += 1
+            except LarimarError as error:
+                told.print(f"[red]line {number}[/red]: {error}", markup=True)
+                refused += 1
+    told.print(f"{taught} facts taught, {refused} lines refused")
+    if refused:
+        raise typer.Exit(1)

@@ -1,0 +1,111 @@
+"""The command line, against a real server and a real store."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from typer.testing import CliRunner, Result
+
+from app.cli import cli
+from app.settings import PREFIX
+from tests.app.serving import serving
+
+pytestmark = pytest.mark.service
+PROMPT = "the capital of zor is"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # the server shares our output
+    with serving() as client:
+        yield str(client.base_url)
+    structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv(f"{PREFIX}DATA_DIR", str(tmp_path))
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(cli, list(words))
+
+
+def test_teach_ask_list_forget(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARIMAR_URL", url)
+    taught = run("teach", PROMPT, "Kal")
+    assert taught.exit_code == 0 and "taught" in taught.output
+    fact_id = taught.output.split()[1]
+    asked = run("ask", PROMPT, "--tokens", "5")
+    assert asked.exit_code == 0 and f"by the facts {fact_id}" in asked.output
+    assert json.loads(run("ask", PROMPT, "--json").stdout)["memory"]["used"]
+    assert fact_id in run("facts", "list").output
+    assert "forgotten" in run("forget", fact_id).output
+    again = run("forget", fact_id)
+    assert again.exit_code == 1 and "fact_not_found" in again.output
+
+
+def test_export_is_what_import_reads(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARIMAR_URL", url)
+    ids = [run("teach", f"the colour of ship {n} is", f"shade {n}").output.split()[1] for n in range(3)]
+    file = tmp_path / "facts.jsonl"
+    assert "3 facts exported" in run("facts", "export", str(file)).output
+    for fact_id in ids:
+        run("forget", fact_id)
+    file.write_text(file.read_text() + "not json\n" + json.dumps({"prompt": " ", "target": "x"}) + "\n")
+    done = run("facts", "import", str(file))
+    assert done.exit_code == 1 and "3 facts taught, 2 lines refused" in done.output
+    assert "line 4" in done.output and "line 5" in done.output
+    for fact_id in ids:
+        assert run("forget", fact_id).exit_code == 0
+
+
+def test_no_server_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARIMAR_URL", "http://127.0.0.1:1")
+    done = run("ask", "x")
+    assert done.exit_code == 1
+    assert "no server answers at http://127.0.0.1:1" in done.output and "Traceback" not in done.output
+
+
+def test_keys_are_made_in_the_store_the_server_will_use() -> None:
+    made = run("keys", "create", "--tenant", "acme", "--scope", "read,write", "--name", "robot", "--expires", "90d")
+    assert made.exit_code == 0, made.output
+    secret, key_id = made.stdout.strip(), made.stderr.split()[1].rstrip(":")
+    listed = run("keys", "list").output
+    assert key_id in listed and "robot" in listed and "usable until" in listed and secret not in listed
+    rotated = run("keys", "rotate", key_id, "--overlap", "1m")
+    assert rotated.exit_code == 0 and rotated.stdout.strip().startswith("lk_")
+    assert "is revoked" in run("keys", "revoke", key_id).output
+    assert "revoked" in run("keys", "list").output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("create", "--tenant", "a:b"), "tenant"),
+        (("create", "--tenant", "a", "--scope", "root"), "wanted one or more of read, write, admin"),
+        (("create", "--tenant", "a", "--expires", "soon"), "got the duration 'soon'"),
+        (("create", "--tenant", "a", "--requests", "many"), "wanted such as 600/minute"),
+        (("revoke", "nothing"), "there is no key 'nothing'"),
+    ],
+)
+def test_bad_key_commands_say_what_is_wrong(words: tuple[str, ...], says: str) -> None:
+    done = run("keys", *words)
+    assert done.exit_code == 1 and says in done.output and "Traceback" not in done.output
+
+
+def test_the_doctor_names_what_is_wrong_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}STORE_URL", "redis://127.0.0.1:1")
+    monkeypatch.setenv(f"{PREFIX}DEVICE", "cuda:99")
+    monkeypatch.setenv(f"{PREFIX}ADAPTER", __file__)
+    done = run("doctor")
+    assert done.exit_code == 1
+    assert "LARIMAR_STORE_URL" in done.output and "LARIMAR_DEVICE=cpu" in done.output and "larimar train" in done.output
+    monkeypatch.setenv(f"{PREFIX}PORT", "http")
+    assert "LARIMAR_PORT" in run("doctor").output
