@@ -89,10 +89,25 @@ async def bulk(request: Request, service: Serving, settings: Configured, tenant:
     Read the results while you send: a client that does not is held back once the connection's buffers are full.
     """
 
+    writing: asyncio.Queue[asyncio.Task[list[BulkLine]] | None] = asyncio.Queue(1)
+
+    async def read() -> None:
+        """While one group is committed the next is encoded; a tenant's writes keep their order."""
+        try:
+            async for lines in _groups(request, settings.max_body_bytes):
+                await writing.put(asyncio.create_task(teach_lines(service, tenant, lines)))
+        finally:
+            await writing.put(None)
+
     async def told() -> AsyncIterator[bytes]:
-        async for lines in _groups(request, settings.max_body_bytes):
-            for result in await teach_lines(service, tenant, lines):
-                yield result.model_dump_json(exclude_none=True).encode() + b"\n"
+        reading = asyncio.create_task(read())
+        try:
+            while (group := await writing.get()) is not None:
+                for result in await group:
+                    yield result.model_dump_json(exclude_none=True).encode() + b"\n"
+            await reading
+        finally:
+            reading.cancel()
 
     return Results(told())
 
