@@ -80,3 +80,64 @@ def decode(
     model = load(threads)
     with progress("decode", 2 * repeats) as tick:
         report("decode", run(model, tokens=tokens, repeats=repeats, tick=tick), json_file, str(model.device))
+
+
+@cli.command()
+def update(
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N")] = "cpu",
+    repeats: Annotated[int, typer.Option("--repeats", min=1)] = 50,
+    slots: Annotated[int, typer.Option("--slots", min=64, help="largest page")] = 512,
+    threads: Threads = None,
+    json_file: Json = None,
+) -> None:
+    """The memory's algebra alone: writes, forgets, blocks and re-solves, by the size of the page."""
+    import torch
+
+    from app.bench.update import steps
+    from app.bench.update import update as run
+    from models.device import pick
+
+    if threads:
+        torch.set_num_threads(threads)
+    with progress("update", steps(slots)) as tick:
+        report("update", run(device=str(pick(device)), repeats=repeats, slots=slots, tick=tick), json_file, device)
+
+
+@cli.command()
+def latency(
+    clients: Annotated[str, typer.Option("--clients", help="how many ask at once, by commas")] = "1,8,64",
+    facts: Annotated[str, typer.Option("--facts", help="sizes of the tenant, ascending, by commas")] = "10,1000,100000",
+    requests: Annotated[int, typer.Option("--requests", min=1, help="of each kind at each point")] = 200,
+    durability: Annotated[str, typer.Option("--durability", help="what an acknowledged write survives")] = "memory",
+    json_file: Json = None,
+) -> None:
+    """Requests of every kind against a server of its own, on this machine."""
+    import asyncio
+
+    from app.bench.latency import latency as run
+    from app.cli.serve import settings_or_exit
+
+    counts, sizes = ([int(part) for part in text.split(",")] for text in (clients, facts))
+    with progress("latency", len(counts) * len(sizes)) as tick:
+        work = run(settings_or_exit(), clients=counts, facts=sorted(sizes), requests=requests, durability=durability, tick=tick)
+        report("latency", asyncio.run(work), json_file)
+
+
+@cli.command("load")
+def load_command(
+    rate: Annotated[float, typer.Option("--rate", help="requests a second")] = 5.0,
+    seconds: Annotated[float, typer.Option("--seconds", max=7200, help="how long requests arrive")] = 60.0,
+    tenants: Annotated[int, typer.Option("--tenants", min=1, max=1000)] = 20,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    json_file: Json = None,
+) -> None:
+    """An open-loop mix of generate, write and forget over many tenants, for a bounded time."""
+    import asyncio
+
+    from app.bench.load import SAMPLES
+    from app.bench.load import load as run
+    from app.cli.serve import settings_or_exit
+
+    with progress("load", SAMPLES) as tick:
+        work = run(settings_or_exit(), rate=rate, seconds=seconds, tenants=tenants, seed=seed, tick=tick)
+        report("load", asyncio.run(work), json_file)
