@@ -141,3 +141,27 @@ def load_command(
     with progress("load", SAMPLES) as tick:
         work = run(settings_or_exit(), rate=rate, seconds=seconds, tenants=tenants, seed=seed, tick=tick)
         report("load", asyncio.run(work), json_file)
+
+
+@cli.command()
+def editors(
+    data: Annotated[Path, typer.Option("--data", help="CounterFact records in EasyEdit's format")],
+    n: Annotated[int, typer.Option("--n", min=1, help="how many records are edited")] = 50,
+    seed: Annotated[int, typer.Option("--seed", help="draws the records")] = 0,
+    threads: Threads = None,
+    json_file: Json = None,
+) -> None:
+    """Our write beside FT-L, a ROME-style and a GRACE-style edit: time and quality on the same records."""
+    from app.bench.editors import editors as run
+    from app.cli.serve import fail
+    from models.errors import DataMissing
+    from models.evaluation.records import choose, read
+
+    try:
+        drawn = choose(read(data, "counterfact"), n + 200, seed)
+    except (DataMissing, OSError) as error:
+        fail(str(error))
+    model = load(threads)
+    with progress("editors", 4 * n) as tick:
+        texts = [record.prompt for record in drawn[n:]]  # of records that are not edited
+        report("editors", run(model, drawn[:n], texts, seed=seed, tick=tick), json_file, str(model.device))

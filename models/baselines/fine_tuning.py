@@ -1,0 +1,54 @@
+"""FT-L: fine-tune one layer's MLP output matrix, each weight kept within ε of where it was.
+
+Zhu et al. 2020 (arXiv 2012.00363), with the constants of Meng et al. 2022 (ROME, appendix; GPT-2 XL): Adam, learning rate
+5e-4, at most 25 steps, ε = 5e-4 in the maximum norm, and an end once the loss is below 0.01.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from models.baselines.editor import Edit, layers_of
+from models.decoder import Decoder
+
+
+class FineTuning:
+    """FT-L.
+
+    Args:
+        layer: which block's MLP.
+    """
+
+    name = "FT-L"
+
+    def __init__(
+        self, decoder: Decoder, layer: int, *, steps: int = 25, rate: float = 5e-4, within: float = 5e-4, enough: float = 1e-2
+    ) -> None:
+        self.decoder, self.steps, self.rate, self.within, self.enough = decoder, steps, rate, within, enough
+        self._weight = layers_of(decoder.model)[layer].mlp.down_proj.weight
+
+    @contextmanager
+    def edited(self, prompt: str, target: str) -> Iterator[None]:
+        """The layer is fine-tuned on entering; its weights come back on leaving."""
+        edit, before = Edit(self.decoder, prompt, target), self._weight.detach().clone()
+        self._weight.requires_grad_(True)
+        optimiser = torch.optim.Adam([self._weight], lr=self.rate)
+        try:
+            for _ in range(self.steps):
+                optimiser.zero_grad()
+                loss = edit.loss()
+                if float(loss.detach()) < self.enough:
+                    break
+                loss.backward()  # type: ignore[no-untyped-call]  # torch's
+                optimiser.step()
+                with torch.no_grad():
+                    self._weight.copy_(torch.clamp(self._weight, before - self.within, before + self.within))
+            self._weight.requires_grad_(False)
+            yield
+        finally:
+            self._weight.requires_grad_(False)
+            self._weight.grad = None
+            self._weight.copy_(before)
