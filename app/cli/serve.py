@@ -7,10 +7,14 @@ import logging
 import os
 import socket
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from app.logs import configure
 from app.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
 
 
 def fail(message: str) -> NoReturn:
@@ -41,6 +45,25 @@ def bind(host: str, port: int, setting: str = "LARIMAR_PORT") -> socket.socket:
     return sock
 
 
+def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the app: patient with work, not with clients that send nothing."""
+    import uvicorn
+
+    from app.patience import patient
+
+    return uvicorn.Config(
+        app,
+        http=patient(settings.body_timeout_s),
+        h11_max_incomplete_event_size=16_384,  # headers
+        timeout_keep_alive=75,  # longer than proxies keep a connection, so that it is they who close it
+        timeout_graceful_shutdown=30,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+
+
 def serve() -> None:
     """Serve until SIGTERM or SIGINT; requests in flight are finished."""
     settings = settings_or_exit()
@@ -59,22 +82,11 @@ def serve() -> None:
     import uvicorn
 
     from app.main import create_app
-    from app.patience import patient
     from memory.errors import MemoryError_
     from models.errors import ModelError
 
     app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        http=patient(settings.body_timeout_s),
-        h11_max_incomplete_event_size=16_384,  # headers
-        timeout_keep_alive=75,  # longer than proxies keep a connection, so that it is they who close it
-        timeout_graceful_shutdown=30,
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-    )
+    config = uvicorn_config(app, settings)
     server = uvicorn.Server(config)
     logging.getLogger("uvicorn.error").addFilter(lambda _: app.state.failure is None)  # told below, without a traceback
     host, port = sockets[0].getsockname()[:2]

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import uvicorn
 
+from app.cli.serve import uvicorn_config
 from app.main import create_app
 from app.settings import Settings
 from models.adapter import Adapter
@@ -34,8 +35,9 @@ def serving(**settings: object) -> Iterator[httpx.Client]:
     """A client of a server on a free port of the loopback, ended with the block. Its data folder is its own."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        app = create_app(Settings(data_dir=Path(folder), **settings), load=toy_model)  # type: ignore[arg-type]
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+        configured = Settings(data_dir=Path(folder), **settings)  # type: ignore[arg-type]
+        app = create_app(configured, load=toy_model)
+        server = uvicorn.Server(uvicorn_config(app, configured))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])), daemon=True)
         thread.start()
         with httpx.Client(base_url=f"http://127.0.0.1:{sock.getsockname()[1]}", timeout=30) as client:
