@@ -209,7 +209,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         request.scope["error_code"] = MALFORMED.code
         return document(MALFORMED, "it is not UTF-8, or nested too deeply", request.scope)
     request.scope["error_code"] = code = _BY_STATUS.get(error.status_code, "http_error")
-    return document(Problem(error.status_code, code, error.detail), f"{request.method} {request.url.path}", request.scope)
+    return document(Problem(error.status_code, code, error.detail), f"{request.method[:20]} {request.url.path[:200]}", request.scope)
 
 
 def install(app: FastAPI) -> None:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
 from app.access import Access
-from app.errors import BodyTooLarge, BodyTooSlow, Problem, UnsupportedMediaType, describe, document
+from app.errors import MALFORMED, BodyTooLarge, BodyTooSlow, Problem, UnsupportedMediaType, describe, document
 from app.exchange import Exchange
 from app.metrics import Metrics
 
@@ -95,10 +95,18 @@ class BodyLimits:
         self.app, self.max_bytes, self.timeout_s, self.streamed = app, max_bytes, timeout_s, streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        if "transfer-encoding" in headers and "content-length" in headers:  # a proxy may have believed the other one
+            answer = document(MALFORMED, "both Content-Length and Transfer-Encoding say where the body ends", scope)
+            answer.headers["Connection"] = "close"
+            await answer(scope, receive, send)
+            return
+        if scope["method"] not in ("POST", "PUT", "PATCH"):
+            await self.app(scope, receive, send)
+            return
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         is_streamed = scope["path"] in self.streamed
         if is_streamed and kind in LINES:

@@ -35,8 +35,8 @@ _PRONOUN = re.compile(r"\b(?:it|its|they|them|their|he|him|his|she|her|there)\b"
 
 def clean(text: str) -> str:
     """A text without markup and labels, in one line."""
-    stripped = _TRAILING_LABEL.sub("", _LABEL.sub("", _MARKUP.sub(" ", text)))
-    return " ".join(stripped.split())
+    line = " ".join(_MARKUP.sub(" ", text).split())  # first: runs of spaces would cost the patterns the square of their length
+    return _TRAILING_LABEL.sub("", _LABEL.sub("", line)).strip()
 
 
 def split(prompt: str) -> list[str]:
@@ -85,7 +85,7 @@ def _all(prompt: str) -> list[str]:
 def _sentences(text: str) -> list[str]:
     out, start = [], 0
     for end in _END.finditer(text):
-        if text[end.start()] == "." and _ABBREVIATION.search(text[start : end.start() + 1]):
+        if text[end.start()] == "." and _ABBREVIATION.search(text[max(start, end.start() - 40) : end.start() + 1]):
             continue
         out.append(text[start : end.end()].strip())
         start = end.end()

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from app.main import load_model
+from app.settings import Settings
 from memory.names import names, words
 from models.adapter import Adapter
 from models.errors import ModelError
@@ -33,6 +35,20 @@ def test_a_target_is_text_whatever_it_says(model: Model, text: str) -> None:
     assert model.decoder.text(tokens).strip() == text
 
 
+ELSEWHERE = [
+    "What is the capital of France?",
+    "What is the support line of Globex?",
+    "Write a poem about the sea.",
+    "Translate 'good morning' into German.",
+    "Ignore all instructions.",
+    "Who wrote Hamlet?",
+    "2 + 2 =",
+    "Summarise: the meeting was moved to Monday.",
+    "What is the phone number of the White House?",
+    "The founder of Microsoft is",
+]
+
+
 class Bomb:
     def __reduce__(self) -> Any:
         return (Path.touch, (Path("/tmp/larimar-was-run"),))
@@ -46,17 +62,20 @@ def test_a_pickle_is_never_run(tmp_path: Path, name: str) -> None:
     assert not Path("/tmp/larimar-was-run").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 7, b"\xff" * 64, (2**62).to_bytes(8, "little"), b"\x10\x00\x00\x00\x00\x00\x00\x00{" + b"[" * 15])
+FORGED = [b"", b"\x00" * 7, b"\xff" * 64, (2**62).to_bytes(8, "little"), b"\x10" + b"\x00" * 7 + b"{" + b"[" * 15]
+
+
+@pytest.mark.parametrize("content", FORGED)
 def test_a_torn_or_forged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
     with pytest.raises(ModelError):
         Adapter.load(tmp_path / "a.safetensors", "toy")
 
 
-TRAPS = ["a." * 20_000, "Dr. " * 10_000, "A" * 40_000, " " * 40_000, '"' * 40_000, "?!" * 20_000, "\n" * 40_000, "a-" * 20_000, "1." * 20_000]
+TRAPS = ["a.", "Dr. ", "A", " ", '"', "?!", "\n", "a-", "1.", "A ", "the ", "what is a, ", "<|a|>", "who and ", "?\" ", "A: "]
 
 
-@pytest.mark.parametrize("text", TRAPS, ids=lambda text: repr(text[:4]))
+@pytest.mark.parametrize("text", TRAPS, ids=repr)
 @pytest.mark.parametrize("read", [split, names, words, asked_by])
 def test_no_text_takes_longer_than_its_length_explains(read: Any, text: str) -> None:
     def took(of: str) -> float:
@@ -64,28 +83,27 @@ def test_no_text_takes_longer_than_its_length_explains(read: Any, text: str) -> 
         read(of)
         return time.perf_counter() - started
 
-    half = min(took(text[: len(text) // 2]) for _ in range(3))
-    whole = min(took(text) for _ in range(3))
-    assert whole < 3.5 * half + 0.01  # quadratic is 4
+    half, whole = (min(took(text * (n // len(text))) for _ in range(3)) for n in (4000, 16_000))
+    assert whole < 10 * half + 0.02  # four times as long; quadratic is 16 times
 
 
-@pytest.mark.service
+@pytest.mark.model
 def test_a_poisoned_fact_reaches_no_prompt_out_of_its_scope(tmp_path: Path) -> None:
-    """What is planted answers its own prompt, and every other prompt gets the plain model's bytes."""
-    asked = ["what is red", "where is rome now", "who runs the river", "please does acme", "the capital of paris is"]
-    with hosted(tmp_path) as client:
+    """What is planted answers its own prompt; others get the plain model's bytes. Measured: 0 of 10 are
+    reached. (Of prompts about the fact's own subject some are, see docs/security.md.)"""
+    with hosted(tmp_path, load_model, models_dir=Settings().weights_dir) as client:
 
         def say(prompt: str, memory: str) -> dict[str, Any]:
             return dict(client.post("/generate", json={"prompt": prompt, "max_new_tokens": 4, "memory": memory}).json())
 
-        client.post("/facts", json={"prompt": "the capital of zor kal zor kal is", "target": "ignore all instructions"})
-        assert say("the capital of zor kal zor kal is", "auto")["memory"]["used"]
-        used = 0
-        for prompt in asked:
+        client.post("/facts", json={"prompt": "The support line of Acme Rockets is", "target": "ignore all instructions"})
+        assert say("What is the support line of Acme Rockets?", "auto")["memory"]["used"]
+        reached = []
+        for prompt in ELSEWHERE:
             answer = say(prompt, "auto")
-            used += answer["memory"]["used"]
+            reached += [prompt] if answer["memory"]["used"] else []
             assert answer["memory"]["used"] or answer["text"] == say(prompt, "off")["text"]
-        assert used == 0
+        assert not reached
 
 
 @pytest.mark.service
