@@ -109,7 +109,7 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(tmp_path: Pa
     whole = run(Examiner(MODEL), {"plain": Plain()}, records, Partial(None, {}), lambda _: None)
     path, about = tmp_path / "run.partial", {"n": len(records)}
 
-    def interrupt(done: int) -> None:
+    def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
