@@ -13,6 +13,7 @@ Data = Annotated[Path, typer.Option("--data", help="records as JSON lines or a J
 Count = Annotated[int, typer.Option("--n", min=1, help="how many records")]
 InMemory = Annotated[int, typer.Option("--facts-in-memory", min=1, help="facts in the memory; 1 gives every record its own")]
 Fill = Annotated[Path | None, typer.Option("--fill", help="CounterFact file with more facts, when --data has too few for the memory")]
+Systems = Annotated[str, typer.Option("--systems", help="compared systems: larimar, plain, prompt, retrieved")]
 Seed = Annotated[int, typer.Option("--seed", help="draws the records")]
 Json = Annotated[Path | None, typer.Option("--json", help="write figures to this file; an interrupted run goes on from beside it")]
 Decoder = Annotated[str | None, typer.Option("--decoder", help="default: LARIMAR_DECODER")]
@@ -42,6 +43,7 @@ def _command(experiment: str, function: str, n: int, facts: int) -> Callable[...
         n: Count = n,
         facts_in_memory: InMemory = facts,
         fill: Fill = None,
+        systems: Systems = "larimar,plain,prompt,retrieved",
         seed: Seed = 0,
         json_file: Json = None,
         decoder: Decoder = None,
@@ -54,6 +56,7 @@ def _command(experiment: str, function: str, n: int, facts: int) -> Callable[...
             n=n,
             facts_in_memory=facts_in_memory,
             fill=fill,
+            systems=tuple(name.strip() for name in systems.split(",")),
             seed=seed,
             json_file=json_file,
             decoder=decoder,

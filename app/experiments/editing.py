@@ -20,10 +20,14 @@ def editing(setup: Setup) -> Table:
 
     Raises:
         ModelError: weights, adapter or data are not as they must be.
+        ValueError: an unknown system.
     """
     records, taught = setup.records(setup.experiment)
     recall = setup.recall(taught)
-    systems: dict[str, System] = {"larimar": recall, "plain": Plain(), "prompt": FactInPrompt(), "retrieved": Retrieved(recall)}
+    known: dict[str, System] = {"larimar": recall, "plain": Plain(), "prompt": FactInPrompt(), "retrieved": Retrieved(recall)}
+    if unknown := set(setup.systems) - set(known):
+        raise ValueError(f"unknown system {', '.join(sorted(unknown))}: known are {', '.join(known)}")
+    systems = {name: known[name] for name in setup.systems}
     partial = setup.partial()
     with bar(setup.experiment, setup.n) as report:
         rows = run(Examiner(setup.model), systems, records, partial, report)
@@ -36,7 +40,7 @@ def editing(setup: Setup) -> Table:
 def _table(setup: Setup, results: Mapping[str, Row]) -> Table:
     title = f"{setup.experiment}: {setup.n} records, facts in memory: {setup.facts_in_memory} (percent)"
     table = Table("", *results, title=title, title_justify="left")
-    for examined, measures in results["larimar"].items():
+    for examined, measures in next(iter(results.values())).items():
         for measure in measures:
             table.add_row(f"{examined} {measure}", *(f"{100 * found[examined][measure]:.1f}" for found in results.values()))
     return table

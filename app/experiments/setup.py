@@ -33,6 +33,7 @@ class Setup:
     Attributes:
         data: the file of records; fill: a CounterFact file with more facts for the memory.
         n: records examined; facts_in_memory: 1 gives every record a memory of its own.
+        systems: those that `editing` compares.
         json_file: results go here, those of an unfinished run beside it.
     """
 
@@ -41,6 +42,7 @@ class Setup:
     n: int
     facts_in_memory: int = 1
     fill: Path | None = None
+    systems: tuple[str, ...] = ("larimar",)
     seed: int = 0
     json_file: Path | None = None
     decoder: str | None = None
@@ -67,6 +69,7 @@ class Setup:
             "adapter": self.adapter.name if self.adapter else "shipped",
             "fingerprint": self.model.fingerprint[:16],
             "data": self.data.name,
+            "compared": list(self.systems),
             "seed": self.seed,
         }
 
