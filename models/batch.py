@@ -83,7 +83,7 @@ class Batch:
             # Chunks always end at multiples of CHUNK: where they fall must not depend on the other prompts of this step.
             chunk, sequence.unread = sequence.unread[:CHUNK], sequence.unread[CHUNK:]
             room -= len(chunk)
-            output = self._trunk.extend(chunk, sequence.cache)
+            output = self._trunk.extend(chunk, sequence.cache)[-1:]
             if not len(sequence.unread):
                 done.append((self._reading.popleft(), output))
         return done

@@ -124,19 +124,20 @@ class Decoder:
     def force(
         self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], prefixes: Sequence[Tensor | None]
     ) -> list[Forced]:
-        """Score targets after prompts, teacher-forced, as one right-padded batch."""
-        rows = self._inputs([[*p, *t] for p, t in zip(prompts, targets, strict=True)], prefixes)
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, T, d)
-        lengths = torch.tensor([len(r) for r in rows], device=self.device)
-        mask = torch.arange(padded.shape[1], device=self.device) < lengths[:, None]
-        hidden = self.hidden(padded, None if len(rows) == 1 else mask, use_cache=False).last_hidden_state
+        """Score targets after prompts, teacher-forced, by the trunk that generates."""
         out = []
-        for row, (length, target) in enumerate(zip(lengths.tolist(), targets, strict=True)):
-            logits = self.logits(hidden[row, length - len(target) - 1 : length - 1])  # (n, V)
+        rows = self._inputs([[*p, *t] for p, t in zip(prompts, targets, strict=True)], prefixes)
+        for row, target in zip(rows, targets, strict=True):
+            hidden = self.trunk.extend(row, self.trunk.cache(len(row)))  # (T, d)
+            logits = self.trunk.logits(hidden[-len(target) - 1 : -1])  # (n, V)
             wanted = torch.as_tensor(target, device=self.device)
             log_probs = logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
             out.append(Forced(log_probs.cpu(), (logits.argmax(-1) == wanted).cpu()))
         return out
+
+    def release(self) -> None:
+        """Keep what generation and scoring need only: the trunk has the weights packed, training would need the model's own."""
+        self.trunk.release(self.model)
 
     @cached_property
     def trunk(self) -> Trunk:

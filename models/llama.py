@@ -79,6 +79,14 @@ class LlamaTrunk:
             and (bool(windows) or getattr(config, "sliding_window", None) is None)
         )
 
+    @staticmethod
+    def release(model: Any) -> None:
+        """Free the model's own copies of what is packed; its forward cannot run any more."""
+        for layer in model.base_model.layers:
+            for module in (layer.self_attn, layer.mlp):
+                for parameter in module.parameters():
+                    parameter.data = parameter.data.new_empty(0)
+
     def _pack(self, layer: Any) -> _Layer:
         a, m = layer.self_attn, layer.mlp
         projections = [self._interleave(a.q_proj), self._interleave(a.k_proj), (a.v_proj.weight, a.v_proj.bias)]
@@ -116,10 +124,10 @@ class LlamaTrunk:
 
     @torch.inference_mode()
     def extend(self, embeddings: Tensor, cache: Cache) -> Tensor:
-        """Read (T, d) embeddings into a cache; the last one's output (1, d)."""
+        """Read (T, d) embeddings into a cache; outputs (T, d)."""
         out = self._run(embeddings, [cache], torch.arange(cache.length, cache.length + len(embeddings), device=self.device))
         cache.length += len(embeddings)
-        return out[-1:]
+        return out
 
     @torch.inference_mode()
     def step(self, embeddings: Tensor, caches: Sequence[Cache]) -> Tensor:

@@ -111,11 +111,10 @@ class Model:
             encoder_fingerprint=encoder_weights.fingerprint,
         )
         say(f"loading {decoder} on {where}")
-        return cls(
-            Encoder.load(encoder_weights.folder, where, idf=fitted.idf, fingerprint=encoder_weights.fingerprint),
-            Decoder.load(decoder_weights.folder, where, fingerprint=decoder_weights.fingerprint, name=decoder),
-            fitted,
-        )
+        reader = Encoder.load(encoder_weights.folder, where, idf=fitted.idf, fingerprint=encoder_weights.fingerprint)
+        loaded = Decoder.load(decoder_weights.folder, where, fingerprint=decoder_weights.fingerprint, name=decoder)
+        loaded.release()
+        return cls(reader, loaded, fitted)
 
     def encode_fact(self, prompt: str, target: str) -> tuple[Tensor, Tensor]:
         """Address key (D,) and value code (W,) of a fact, float32 on the CPU.

@@ -16,13 +16,16 @@ class Trunk(Protocol):
         """An empty cache for one sequence of at most `capacity` tokens."""
 
     def extend(self, embeddings: Tensor, cache: Any) -> Tensor:
-        """Read (T, d) embeddings into one sequence's cache; the last one's output (1, d)."""
+        """Read (T, d) embeddings into one sequence's cache; outputs (T, d)."""
 
     def step(self, embeddings: Tensor, caches: Sequence[Any]) -> Tensor:
         """Read one embedding (B, d) into each of B sequences; outputs (B, d)."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, d) outputs to (B, V) float32 logits."""
+
+    def release(self, model: Any) -> None:
+        """Free what the model holds and this trunk has copied."""
 
 
 class TransformersTrunk:
@@ -38,13 +41,16 @@ class TransformersTrunk:
 
     def extend(self, embeddings: Tensor, cache: Any) -> Tensor:
         out: Tensor = self._trunk(inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True).last_hidden_state
-        return out[0, -1:]
+        return out[0]
 
     def step(self, embeddings: Tensor, caches: Sequence[Any]) -> Tensor:
         return torch.cat([self.extend(row[None], cache) for row, cache in zip(embeddings, caches, strict=True)])
 
     def logits(self, hidden: Tensor) -> Tensor:
         return torch.cat([self._head(row[None]) for row in hidden]).float()
+
+    def release(self, model: Any) -> None:
+        """Nothing is copied."""
 
 
 def trunk_of(model: Any) -> Trunk:

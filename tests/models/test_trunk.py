@@ -50,7 +50,7 @@ def test_logits_agree_with_the_model_to_rounding() -> None:
         cache = decoder.trunk.cache(600)
         for chunk in prompt.split(256):
             out = decoder.trunk.extend(decoder.embed(chunk), cache)
-        got = decoder.trunk.logits(out)[0]
+        got = decoder.trunk.logits(out[-1:])[0]
     assert torch.allclose(got, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
 
 
@@ -64,3 +64,17 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(shape: tuple[int, int]) -> 
     turned = torch.cat([rows[5:ROWS], rows[:5]])
     assert torch.equal(layer(turned)[ROWS - 5 :], whole[:5])
     assert torch.allclose(layer.add_to(whole, rows), 2 * whole)
+
+
+def test_without_its_own_weights_a_decoder_says_and_scores_the_same() -> None:
+    whole, light = toy_decoder(), toy_decoder()
+    prompt, target = list(range(40, 70)), list(range(90, 97))
+    light.release()
+    assert light.generate([prompt], [None], [Sampling(8)])[0].token_ids == whole.generate([prompt], [None], [Sampling(8)])[0].token_ids
+    (forced,), (wanted,) = (d.force([prompt], [target], [None]) for d in (light, whole))
+    assert torch.equal(forced.log_probs, wanted.log_probs)
+    with torch.inference_mode():
+        logits = whole.model(torch.tensor([[*prompt, *target]])).logits[0, len(prompt) - 1 : -1]
+    assert torch.allclose(forced.log_probs, logits.log_softmax(-1).gather(1, torch.tensor(target)[:, None])[:, 0], atol=1e-3)
+    layers = light.model.base_model.layers
+    assert sum(p.numel() for p in layers.parameters()) < sum(p.numel() for p in whole.model.base_model.layers.parameters()) / 10
