@@ -10,24 +10,37 @@ _TIME = (
 )
 _NUMBER = r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|thousand|half|none|twice|once)\b"
 _WANTS = {
-    "person": re.compile(r"\b(?:who|whom)\b"),
-    "time": re.compile(r"\b(?:when|what time|which (?:day|month|year|date)|until|deadline|since)\b"),
-    "place": re.compile(r"\bwhere\b"),
-    "number": re.compile(r"\bhow (?:many|much|old|long|far|tall|big|often|heavy|high)\b"),
+    "person": re.compile(
+        r"\b(?:who|whom|ceo|president|chair(?:man|woman)?|boss|manager|director|founder|founded by|owner|owned by|author|captain|"
+        r"teacher|doctor|dentist|vet|coach|chef|secretary|leader|mayor|minister|inventor|composer|wife|husband|spouse)\b"
+    ),
+    "time": re.compile(
+        r"\b(?:when|what time|which (?:day|month|year|date)|until|deadline|date|birthday|opens? at|closes? at|starts? at|begins? at|"
+        r"due|founded in|established in|expires)\b"
+    ),
+    "place": re.compile(
+        r"\b(?:where|headquarters|based in|located in|born in|died in|lives in|stored in|kept (?:in|at)|address|venue|meets? (?:in|at))\b"
+    ),
+    "number": re.compile(
+        r"\b(?:how (?:many|much|old|long|far|tall|big|often|heavy|high)|costs?|price|fee|budget|number of|population|height|weight|"
+        r"salary|rent)\b"
+    ),
 }
 
 
-def wants(query: str) -> frozenset[str]:
-    """Kinds of answer that a question's words ask for, of `person`, `time`, `place`, `number`; mostly none or one."""
-    folded = query.casefold()
+def wants(text: str) -> frozenset[str]:
+    """Kinds of answer that the words of a question or statement ask for: `person`, `time`, `place`, `number`; mostly none or one."""
+    folded = text.casefold()
     return frozenset(kind for kind, pattern in _WANTS.items() if pattern.search(folded))
 
 
 def misfits(query: str, prompt: str, target: str) -> bool:
-    """Whether a query wants a kind of answer that a fact's target is not, nor its own prompt asks for."""
-    wanted = wants(query)
-    if not wanted or wanted & wants(prompt):
+    """Whether a query wants a kind of answer that a fact is not: its prompt asks for another kind, or its target is of another."""
+    wanted, asked = wants(query), wants(prompt)
+    if not wanted or wanted & asked:
         return False
+    if asked:
+        return True
     folded = target.casefold()
     time, number = bool(re.search(_TIME, folded)), bool(re.search(_NUMBER, folded))
     fits = {"person": not (time or number), "time": time or number, "place": not (time or number), "number": time or number}

@@ -8,7 +8,7 @@
                                                       the same sentence with other words in it asks for something else
           + 0.03 · news                               content words that only the query has, at most 4: who asks in really
                                                       different words is as far from the fact's words as from its frame
-          − 0.15 · misfit                             "who" does not fit a date
+          − 0.25 · misfit                             the query wants another kind of answer ("who" does not fit a date)
 
 In scope iff the score reaches a threshold that rises with the logarithm of the number of facts, since the nearest of
 many is nearer by chance. How the constants were chosen is in docs/experiments.md.
@@ -58,7 +58,7 @@ class Scope:
     agreement: float = 0.10
     frame: float = 0.40
     news: float = 0.03
-    misfit: float = 0.15
+    misfit: float = 0.25
     candidates: int = 4
     meaning: int = 0
     share: float = 0.80

@@ -104,3 +104,9 @@ def test_likeness_weighs_the_parts_of_a_key() -> None:
 
 def test_an_empty_memory_is_out_of_scope() -> None:
     assert not SCOPE.decide("anything", [], 0).in_scope
+
+
+def test_a_prompt_that_asks_for_another_kind_of_answer_speaks_against() -> None:
+    assert misfits("who runs Acme?", "Acme is based in", "Rome")
+    assert not misfits("who runs Acme?", "The CEO of Acme is", "Ann")
+    assert not misfits("tell me about Acme", "The CEO of Acme is", "Ann")
