@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint train evaluate settings dashboards picture replay lock clean
+.PHONY: help serve test lint train evaluate settings dashboards picture replay lock clean docs sbom
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,13 @@ dashboards: $(VENV)/.installed ## write the dashboards' JSON from docker/grafana
 
 picture: $(VENV)/.installed ## ask a real Prometheus every panel under load, and draw the Updates dashboard
 	@$(BIN)/python docker/observe.py --seconds 60 --models "$$($(BIN)/larimar models folder)" --picture docs/images/updates.png
+
+docs: $(VENV)/.installed ## build the documentation into site/; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+sbom: $(VENV)/.installed ## write a CycloneDX list of what is installed to sbom.json
+	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[audit]'
+	@$(BIN)/cyclonedx-py environment $(BIN)/python --output-file sbom.json
 
 replay: $(VENV)/.installed ## replay the steps of the Dockerfile in an empty folder
 	@$(BIN)/python docker/replay.py

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -55,3 +58,10 @@ def test_every_requirement_is_locked() -> None:
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     locked = {re.split(r"[=<>\[ ;]", line)[0].lower().replace("_", "-") for line in lines if "==" in line}
     assert not {re.split(r"[=<>\[ ;]", name)[0].lower().replace("_", "-") for name in wanted} - locked
+
+
+def test_the_documentation_builds_without_a_broken_link(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "security" / "index.html").exists()

@@ -15,7 +15,7 @@ from app.keys import ApiKey, Scope
 from app.routes.facts import REFUSED
 from app.schemas import Body, Problem
 
-router = APIRouter(prefix="/admin", tags=["admin"], responses=REFUSED | {403: {"model": Problem}})
+router = APIRouter(prefix="/admin", tags=["admin"], responses=REFUSED)
 GONE: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
 
 

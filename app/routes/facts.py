@@ -21,7 +21,7 @@ from memory.errors import AnswerExists
 from memory.fact import Fact, Scalar, is_current, was_there
 
 router = APIRouter(tags=["facts"])
-REFUSED: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (400, 401, 413, 415, 422, 429, 503, 504)}
+REFUSED: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (400, 401, 403, 408, 413, 415, 422, 429, 503, 504)}
 
 
 def _timings(committed: Committed, encode_s: float, total_s: float) -> UpdateTimings:
@@ -46,7 +46,11 @@ def _out(fact: Fact) -> FactOut:
     )
 
 
-@router.post("/facts", status_code=201, responses=REFUSED | {409: {"model": Problem}, 507: {"model": Problem}})
+@router.post(
+    "/facts",
+    status_code=201,
+    responses=REFUSED | {207: {"model": list[BulkLine]}, 409: {"model": Problem}, 507: {"model": Problem}},
+)
 async def teach(
     body: FactIn | Annotated[list[FactIn], Field(min_length=1, max_length=1000)],
     response: Response,

@@ -39,7 +39,10 @@ from app.settings import Settings
 from models.conversation import asks
 from models.sampling import Sampling, TokenLogProb
 
-router = APIRouter(prefix="/v1", tags=["openai"])
+REFUSED: dict[int | str, dict[str, Any]] = {
+    code: {"description": "An error object as OpenAI's"} for code in (400, 401, 403, 404, 408, 413, 415, 429, 503, 504)
+}
+router = APIRouter(prefix="/v1", tags=["openai"], responses=REFUSED)
 TEXT_TOKENS, CHAT_TOKENS = 16, 256  # generated at most where the request does not say
 Kind = Literal["text_completion", "chat.completion"]
 
