@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
+from torch import Tensor
 
 from memory.change import Change
 from memory.errors import BadKey, CorruptPage, DuplicateId, FactNotFound, MemoryError_, VersionConflict
@@ -99,8 +100,7 @@ class EpisodicMemory:
             raise CorruptPage(f"page {index} holds {len(rows)} facts with keys of {len(facts[0].key)} dimensions, wanted at most {wanted}")
         page = Page.of(self.settings, self.dim, [f.key for f in rows], [f.code for f in rows], self.device)
         self._sheets[index] = Sheet(page, tuple(fact.id for fact in rows))
-        for fact in facts:
-            self._register.add(fact, index)
+        self._register.add_all(facts, index)
 
     def __len__(self) -> int:
         """How many facts there are, history not counted."""
@@ -131,6 +131,10 @@ class EpisodicMemory:
     def facts(self, after: str = "", limit: int = 100, where: Callable[[Fact], bool] = is_current) -> list[Fact]:
         """Facts in the order of their ids, those behind `after` that `where` holds for."""
         return self._register.facts(after, limit, where)
+
+    def nearest(self, keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """For each key (B, D) the `count` nearest facts' (id, cosine), nearest first."""
+        return self._register.nearest(keys, count)
 
     def expired(self, now: float) -> list[str]:
         """Ids of the facts that expired by `now` (Unix time)."""

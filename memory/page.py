@@ -200,10 +200,9 @@ class Page:
         """The page of these rows; it is solved when it is first asked."""
         page = cls(settings, dim, max((len(code) for code in codes), default=0), device)
         page.widths = [len(code) for code in codes]
-        page._codes[: len(codes)] = 0
-        for row, (key, code) in enumerate(zip(keys, codes, strict=True)):
-            page._keys[row] = key.to(page._keys)
-            page._codes[row, : len(code)] = code.to(page._codes)
+        if codes:
+            page._keys[: len(codes)] = torch.stack(list(keys)).to(page._keys)
+            page._codes[: len(codes)] = torch.nn.utils.rnn.pad_sequence(list(codes), batch_first=True).to(page._codes)
         return page
 
     def settle(self) -> None:

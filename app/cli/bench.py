@@ -165,3 +165,22 @@ def editors(
     with progress("editors", 4 * n) as tick:
         texts = [record.prompt for record in drawn[n:]]  # of records that are not edited
         report("editors", run(model, drawn[:n], texts, seed=seed, tick=tick), json_file, str(model.device))
+
+
+@cli.command()
+def tenant(
+    facts: Annotated[int, typer.Option(min=1000, help="of the tenant")] = 10_000,
+    repeats: Annotated[int, typer.Option(min=10, help="of each operation that is timed")] = 100,
+    threads: Threads = None,
+    json_file: Json = None,
+) -> None:
+    """A tenant of many facts over the embedded store, without a model: write, look up, forget, load."""
+    import torch
+
+    from app.bench.tenant import run
+
+    if threads:
+        torch.set_num_threads(threads)
+    with progress("facts", facts // 1000) as done:
+        figures = run(facts, repeats, lambda _: done())
+    report("tenant", figures, json_file)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from memory.addressing import AddressingName
 from memory.change import Change
+from memory.directory import Directory
 from memory.episodic import EpisodicMemory
 from memory.errors import BadKey, CorruptChange, CorruptRecord, DuplicateId, FactNotFound
 from memory.fact import Fact, normalise
@@ -256,3 +257,19 @@ def test_each_question_of_a_prompt_recalls_its_fact_and_out_of_scope_nothing_is_
     assert torch.equal(one.readouts[0], memory.recall("f0002"))
     out = memory.read([Query("nothing", unit(60))])
     assert not out.in_scope and out.recalled == () and out.readouts == ()
+
+
+def test_a_large_directory_finds_what_a_product_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memory.directory.COARSE_AT", 100)
+    directory = Directory(DIM)
+    keys = torch.stack([unit(seed) for seed in range(300)])
+    for start in range(0, 300, 50):
+        directory.add([f"f{seed}" for seed in range(start, start + 50)], keys[start : start + 50])
+    for seed in (0, 299, 150):
+        directory.remove(f"f{seed}")
+    left = [seed for seed in range(300) if seed not in (0, 299, 150)]
+    queries = torch.stack([unit(seed) for seed in range(1000, 1020)])
+    found = directory.nearest(queries, 4)
+    top = (queries @ keys[left].T).topk(4)
+    assert [[i for i, _ in row] for row in found] == [[f"f{left[i]}" for i in row] for row in top.indices.tolist()]
+    assert torch.allclose(torch.tensor([[s for _, s in row] for row in found]), top.values, atol=1e-6)
