@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import time
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from memory.episodic import EpisodicMemory
 from memory.errors import BadKey
 from memory.fact import Fact
 from memory.record import tensor
+from memory.recovery import Salvaged
 
 
 def exported(memory: EpisodicMemory, tenant: str, fingerprint: str, *, codes: bool) -> Iterator[str]:
@@ -29,6 +31,13 @@ def exported(memory: EpisodicMemory, tenant: str, fingerprint: str, *, codes: bo
             yield _line(fact, codes).model_dump_json(exclude_none=True)
 
     return lines()
+
+
+def saved(salvaged: Salvaged) -> Iterator[str]:
+    """What could be saved of a damaged memory, as lines that `larimar facts import` teaches again."""
+    for fact in sorted(salvaged.facts, key=lambda fact: fact.version):
+        line = {"id": fact.id, "prompt": fact.prompt, "target": fact.target, "metadata": dict(fact.metadata)}
+        yield json.dumps(line, ensure_ascii=False)
 
 
 def _line(fact: Fact, codes: bool) -> Exported:

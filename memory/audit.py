@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from redis.asyncio import Redis
 
 _CHUNK = 1 << 22
 
@@ -58,3 +60,13 @@ def _search(path: Path, needles: Sequence[Needle]) -> Iterator[Hit]:
                     left.remove(needle)
             start += len(chunk)
             tail = window[-overlap:] if overlap else b""
+
+
+async def keys_with(client: Redis, needles: Sequence[Needle]) -> AsyncIterator[Hit]:
+    """Every key of a store whose name or value holds a needle. Raises redis.RedisError."""
+    async for name in client.scan_iter(count=1000):
+        value = await client.dump(name) or b""
+        for needle in needles:
+            for content in (name, value):
+                if (at := content.find(needle.content)) >= 0:
+                    yield Hit(f"key {name.decode(errors='replace')}", at, needle.name)

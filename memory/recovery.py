@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from memory import record, snapshot
 from memory.change import FACT, FINGERPRINT, Change
-from memory.errors import CorruptPage, FingerprintMismatch, MemoryError_, StoreCorrupt, StoreUnavailable
+from memory.errors import CorruptChange, CorruptPage, FingerprintMismatch, MemoryError_, StoreCorrupt, StoreUnavailable
 from memory.fact import Fact
 from memory.keys import FLOOR, REACH, Keys, entry_id, page_of
 from memory.link import Link
@@ -46,6 +47,15 @@ class Recovered:
         found = {fact.version for page in self.pages.values() for fact in page.facts}
         found |= {change.version for change in self.changes if change.fact is not None}
         return found - {version for change in self.changes for version in change.forgets}
+
+
+@dataclass(frozen=True)
+class Salvaged:
+    """What could be read of a tenant, how many records could not, and the model that wrote it (empty: not known)."""
+
+    facts: list[Fact]
+    unreadable: int
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,42 @@ class Recovery:
         sealed = {change.version: raw for change, raw in entries if raw is not None}
         data_keys = await self.data_keys(list(sealed))
         return [self._opened(change, raw, data_keys) for change, raw in entries]
+
+    async def salvage(self) -> Salvaged:
+        """What can be read of parts and log, without asking that it be whole: each record is authentic by itself."""
+        keys = self._keys
+
+        async def parts() -> dict[bytes, bytes]:
+            return cast("dict[bytes, bytes]", await self._link.client.hgetall(keys.parts))
+
+        async def log() -> list[tuple[bytes, dict[bytes, bytes]]]:
+            return cast("list[tuple[bytes, dict[bytes, bytes]]]", await self._link.client.xrange(keys.log))
+
+        stored = await self._link.call(parts, tenant=keys.tenant)
+        runs: dict[bytes, list[tuple[int, bytes]]] = {}
+        for name, part in stored.items():
+            page, _, number = name.rpartition(b":")
+            runs.setdefault(page, []).append((int(number), part))
+        records = [found for run in runs.values() for found in snapshot.split(b"".join(part for _, part in sorted(run)))]
+        gone: set[int] = set()
+        fingerprint = ""
+        for entry, fields in await self._link.call(log, tenant=keys.tenant):
+            version = int(entry.partition(b"-")[0])
+            with suppress(CorruptChange):
+                gone |= set(Change.from_fields(fields).forgets)
+                fingerprint = fields[FINGERPRINT].decode()
+            if FACT in fields:
+                records.append((version, fields[FACT]))
+        data_keys = await self.data_keys(sorted({version for version, _ in records}))
+        facts: dict[int, Fact] = {}
+        unreadable: set[int] = set()
+        for version, sealed in records:
+            try:
+                if version not in gone and (fact := self._fact(version, sealed, data_keys)) is not None:
+                    facts[version] = fact
+            except StoreCorrupt:
+                unreadable.add(version)
+        return Salvaged(list(facts.values()), len(unreadable - facts.keys()), fingerprint)
 
     async def _last_version(self) -> int:
         async def ask() -> int:

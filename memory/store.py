@@ -18,7 +18,7 @@ from memory.fact import Fact
 from memory.keys import Keys
 from memory.link import Link, as_list
 from memory.record import DataKey
-from memory.recovery import DataKeys, Recovered, Recovery
+from memory.recovery import DataKeys, Recovered, Recovery, Salvaged
 from memory.snapshots import Snapshots
 from memory.vault import Vault
 
@@ -209,6 +209,10 @@ class RedisStore:
         keys = Keys(tenant)
         data_keys = await self._data_keys(keys, [fact.version for facts in pages.values() for fact in facts])
         return await self._snapshots.take(keys, pages, version, fingerprint, data_keys)
+
+    async def salvage(self, tenant: str) -> Salvaged:
+        """Every fact of a tenant that can still be read, whatever else of it is damaged and whichever model wrote it."""
+        return await Recovery(self._link, Keys(tenant), self._vault, None).salvage()
 
     async def drop(self, tenant: str) -> int:
         """Erases everything of a tenant; the version after it, 0 if there was nothing. Only that number is left."""

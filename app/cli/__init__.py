@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import bench, evaluate, keys, talk
+from app.cli import bench, evaluate, keys, talk, tenants
+from app.cli.audit import audit
 from app.cli.chaos import chaos
 from app.cli.doctor import doctor
 from app.cli.train import train
@@ -23,6 +24,8 @@ cli.add_typer(bench.cli, name="bench")
 cli.add_typer(keys.cli, name="keys")
 cli.command()(train)
 cli.command()(chaos)
+cli.command()(audit)
+cli.add_typer(tenants.cli, name="tenants")
 cli.command()(talk.teach)
 cli.command()(talk.ask)
 cli.command()(talk.forget)

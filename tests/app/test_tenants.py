@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from app.expiry import Expiry
 from app.tenant import Committed
+from app.tenants import Tenants
 from memory.errors import DuplicateId, FactNotFound
-from tests.app.holding import fact, holding
+from memory.keys import Keys, tenant_of
+from memory.query import Query
+from memory.vault import Vault
+from tests.app.holding import DIM, drawn, fact, holding
 from tests.memory.servers import KINDS, Server, running
 
 pytestmark = [pytest.mark.service, pytest.mark.anyio]
+INTERLEAVED = int(os.environ.get("LARIMAR_TEST_INTERLEAVED", "200"))  # changes by two servers; the recorded run makes 10,000
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +65,82 @@ async def test_a_refused_fact_leaves_the_others(server: Server) -> None:
 
 
 async def test_two_servers_at_once(server: Server) -> None:
-    """Every fact is written once, whoever wins each version, and both end equal."""
+    """Every fact is written once, whoever wins each version, and both end bitwise equal once their pages are solved anew."""
     async with holding(server.url) as one, holding(server.url) as other:
 
-        async def work(tenants: object, name: str) -> None:
-            for number in range(40):
-                await (one if tenants is one else other).write("both", fact(f"{name}{number}"))
+        async def work(tenants: Tenants, name: str) -> None:
+            for number in range(INTERLEAVED // 2 * 4 // 5):
+                await tenants.write("both", fact(f"{name}{number}"))
                 if number % 4 == 3:
-                    await (one if tenants is one else other).forget("both", f"{name}{number - 2}")
+                    await tenants.forget("both", f"{name}{number - 2}")
 
         await asyncio.gather(work(one, "l"), work(other, "r"))
-        with pytest.raises(FactNotFound):
-            await one.forget("both", "l1")
-        with pytest.raises(FactNotFound):
-            await other.forget("both", "r1")
+        for tenants in (one, other):
+            for gone in ("l1", "r1"):
+                with pytest.raises(FactNotFound):
+                    await tenants.forget("both", gone)
+        memories = [await tenants.fresh("both") for tenants in (one, other)]
+        written = 2 * (INTERLEAVED // 2 * 4 // 5)
+        for memory in memories:
+            assert memory.version == written + 2 * (written // 8) and len(memory) == written - 2 * (written // 8)
+            for sheet in memory._sheets.values():
+                sheet.page.settle()
+        assert memories[0].checksum() == memories[1].checksum()
     async with holding(server.url) as third:
-        memory = (await third.get("both")).memory
-        assert len(memory) == 60 and memory.version == 100
+        assert (await third.get("both")).memory.version == memories[0].version
 
 
+async def test_an_evicted_memory_comes_back(server: Server) -> None:
+    async with holding(server.url, budget_bytes=1) as tenants:
+        for name in ("e1", "e2", "e3"):
+            await tenants.write_many(name, [fact(f"{name}-{number}") for number in range(20)])
+        assert [tenant.name for tenant in tenants.loaded] == ["e3"]
+        for name in ("e1", "e2"):
+            assert len(await tenants.fresh(name)) == 20
+        assert len(tenants.loaded) == 1
+
+
+async def test_reads_go_on_while_the_store_is_lost(server: Server) -> None:
+    async with holding(server.url) as tenants:
+        await tenants.write("lost", fact("a"))
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            for _ in range(20):
+                reading, version = await tenants.read("lost", [Query("prompt of a", drawn("prompt of a", DIM))])
+                assert reading.facts[0][0] == "a" and version == 1
+            assert time.monotonic() - started < 5  # it asks the store once a second, and not for long
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+
+
+async def test_only_one_server_forgets_what_expires(server: Server) -> None:
+    async with holding(server.url) as one, holding(server.url) as other:
+        facts = [replace(fact(f"x{number}"), expires_at=time.time() + 0.2) for number in range(10)]
+        await one.write_many("ttl", [*facts, fact("stays")])
+        await asyncio.sleep(0.25)
+        counts = await asyncio.gather(Expiry(one).forget_expired(), Expiry(other).forget_expired())
+        assert sum(counts) == 10
+        for tenants in (one, other):
+            memory = await tenants.fresh("ttl")
+            assert [f.id for f in memory.facts()] == ["stays"] and memory.version == 21
+        assert await one.store.due(time.time() + 100) == []
+
+
+HOSTILE = st.text(alphabet="aA1.-_{}:*%/\\\0é \n", min_size=1, max_size=6)
+
+
+@given(HOSTILE, HOSTILE)
+@hypothesis.settings(max_examples=int(os.environ.get("LARIMAR_TEST_PAIRS", "500")), deadline=None)
+def test_no_two_tenants_share_a_key_or_a_file(one: str, other: str) -> None:
+    reached = []
+    for name in (one, other):
+        try:
+            keys = Keys(name)
+        except ValueError:
+            return  # refused: it reaches nothing
+        reached.append({*keys.all, str(Vault(Path("/nowhere"))._path(name)).casefold()})
+    assert one == other or not reached[0] & reached[1]
+    for name, known in zip((one, other), reached, strict=True):
+        assert all(f"{{{name}}}" in key for key in known if key.startswith("larimar:"))
+        assert tenant_of(Keys(name).log.encode()) == name

@@ -194,6 +194,19 @@ class TestDamage:
             await store.load(tenant, MODEL)
         assert (await store.load(f"{tenant}-o", MODEL)).version == 0
 
+    @pytest.mark.usefixtures("stored")
+    async def test_what_is_intact_is_salvaged(self, store: RedisStore, client: Redis, tenant: str) -> None:
+        await store.commit(tenant, forget(7, 2), fingerprint=MODEL)
+        for field in await client.hkeys(Keys(tenant).parts):
+            raw = bytearray(await client.hget(Keys(tenant).parts, field) or b"")
+            raw[5000] ^= 1  # in the first fact's record
+            await client.hset(Keys(tenant).parts, field, bytes(raw))  # type: ignore[arg-type]
+        with pytest.raises(StoreCorrupt):
+            await store.load(tenant, MODEL)
+        salvaged = await store.salvage(tenant)
+        assert ({fact.version for fact in salvaged.facts}, salvaged.unreadable) == ({3, 4, 5, 6}, 1)
+        assert salvaged.fingerprint == MODEL
+
     async def test_a_first_page_is_rebuilt_from_the_log_alone(self, store: RedisStore, client: Redis, tenant: str) -> None:
         await fill(store, tenant, 3)
         await taken(store, tenant, 1, 2, 3)

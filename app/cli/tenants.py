@@ -1,0 +1,85 @@
+"""`larimar tenants`: the tenants of a store, for its administrator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from memory.store import RedisStore
+
+cli = typer.Typer(no_args_is_help=True, help="The store's tenants, without a server: stop it first where the store is embedded.")
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[RedisStore]:
+    """The settings' store."""
+    from app.cli.serve import settings_or_exit
+    from app.main import open_store
+    from app.metrics import Metrics
+
+    async with AsyncExitStack() as stack:
+        yield await open_store(settings_or_exit(), Metrics(), stack)
+
+
+@cli.command("list")
+def list_tenants() -> None:
+    """Names and versions of all tenants, and what is wrong with one."""
+
+    async def work() -> None:
+        from memory.errors import MemoryError_
+
+        async with opened() as store:
+            for name in sorted([name async for name in store.tenants()]):
+                try:
+                    found = await store.load(name, None)
+                    typer.echo(f"{name:32} version {found.version:8}  {len(found.alive())} facts")
+                except MemoryError_ as error:
+                    typer.echo(f"{name:32} {error}")
+
+    _run(work())
+
+
+@cli.command()
+def repair(
+    tenant: Annotated[str, typer.Argument(help="its name")],
+    to: Annotated[Path, typer.Option("--to", help="a new file for what is intact, which `larimar facts import` reads")],
+    erase: Annotated[bool, typer.Option("--erase", help="then erase the damaged memory, so that the file can be imported")] = False,
+) -> None:
+    """Save every fact that is still readable of a damaged memory, or of one that another model wrote."""
+
+    async def work() -> None:
+        from app.transfer import saved
+
+        async with opened() as store:
+            salvaged = await store.salvage(tenant)
+            await asyncio.to_thread(_write, to, list(saved(salvaged)))
+            typer.echo(f"{len(salvaged.facts)} facts saved in {to}, {salvaged.unreadable} not readable", err=True)
+            if erase:
+                await store.drop(tenant)
+                typer.echo(f"the memory of {tenant} is erased; now start the server and: larimar facts import {to}", err=True)
+
+    _run(work())
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.writelines(line + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    from app.cli.serve import fail
+    from memory.errors import MemoryError_
+
+    try:
+        asyncio.run(work)
+    except (MemoryError_, OSError, ValueError) as error:
+        fail(str(error))
