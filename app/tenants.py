@@ -277,6 +277,7 @@ class Tenants:
                     tenant.stale = True
                     if time.monotonic() > deadline:
                         raise
+                    await self.store.claim(name)
                     await asyncio.sleep(random.uniform(0, 0.005))
 
     async def _attempt(self, tenant: Tenant, plan: Plan, answer: Answer | None) -> list[Committed | Exception]:

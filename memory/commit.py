@@ -35,6 +35,7 @@ class Commit:
         keys: its KEYS.
         version: what the first change becomes; the others follow.
         entries: the fields of each change's entry, name and value in turn.
+        writer: who may have claimed the turn.
         lists: data keys to set and to delete, answers to set and to delete.
     """
 
@@ -46,11 +47,13 @@ class Commit:
         version: int,
         entries: Sequence[Sequence[bytes]],
         lists: Sequence[Sequence[str | bytes]],
+        writer: bytes,
     ) -> None:
         self._link, self._script, self._keys, self._version = link, script, list(keys), version
         self._args: list[Any] = [version, os.urandom(16), len(entries)]
         for items in (*entries, *lists):
             self._args += [len(items), *items]
+        self._args.append(writer)
         self._in_doubt = False  # whether an attempt was sent whose reply never came
 
     async def run(self, tenant: str) -> None:

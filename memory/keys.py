@@ -9,6 +9,7 @@
     larimar:{tenant}:answers      hash; digest of an Idempotency-Key -> the sealed answer
     larimar:{tenant}:lease        string; the token of who may write a snapshot, with an expiry
     larimar:{tenant}:fence        string; the last token given
+    larimar:{tenant}:turn         string; the writer whose commit comes next, with an expiry
 
 The braces are Redis Cluster's hash tag: all of a tenant is on one node, where a script can change it in one
 step. A tenant's name has neither brace nor colon, so no two tenants share a key.
@@ -71,9 +72,13 @@ class Keys:
         return self._named("fence")
 
     @property
+    def turn(self) -> str:
+        return self._named("turn")
+
+    @property
     def all(self) -> list[str]:
         """Log and pages first."""
-        return [self.log, self.pages, self.parts, self.data_keys, self.answers, self.lease, self.fence]
+        return [self.log, self.pages, self.parts, self.data_keys, self.answers, self.lease, self.fence, self.turn]
 
 
 LOGS = "larimar:{*}:log"  # pattern of every tenant's log

@@ -40,8 +40,8 @@ end
 
 COMMITTED, REPEATED, CONFLICT, LOST, FENCED, ANSWERED = 0, 1, 2, 3, 4, 5
 
-# KEYS: log, pages, data keys, answers. ARGV: first version, nonce, number of entries, the fields of each; lists of data
-# keys to set and delete, and of answers to set and delete. Entry i takes the version first + i - 1. Returns {COMMITTED},
+# KEYS: log, pages, data keys, answers, turn. ARGV: first version, nonce, number of entries, the fields of each; lists of data
+# keys to set and delete, and of answers to set and delete; the writer. Entry i takes the version first + i - 1. Returns {COMMITTED},
 # {REPEATED} (this very commit came through before), {CONFLICT, last version, whether the version's entry is still
 # there}, {LOST} (there are pages, so there was a log) or {ANSWERED} (there is an answer of this name already).
 COMMIT = (
@@ -71,6 +71,9 @@ if last ~= tonumber(version) - 1 then
   end
   return {2, last, 1}
 end
+-- Who lost to others may claim the next turn (RedisStore.claim): else a fast writer starves a slow one.
+local turn, writer = redis.call('GET', KEYS[5]), take()
+if turn == writer then redis.call('DEL', KEYS[5]) elseif turn then return {2, last, 1} end
 for i = 1, #set_answers, 2 do
   if redis.call('HEXISTS', answers, set_answers[i]) == 1 then return {5} end
 end

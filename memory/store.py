@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import cast
 
@@ -23,6 +24,9 @@ from memory.snapshots import Snapshots
 from memory.vault import Vault
 
 __all__ = ["CommitUnknown", "Recovered", "RedisStore"]
+
+
+TURN_MS = 1000
 
 
 class RedisStore:
@@ -60,6 +64,7 @@ class RedisStore:
         self._expired = client.register_script(lua.EXPIRED)
         self._snapshots = Snapshots(self._link)
         self._swept: set[str] = set()
+        self._writer = os.urandom(8)
 
     @property
     def durability(self) -> Level | None:
@@ -156,10 +161,19 @@ class RedisStore:
         else:
             lists[0] = [part for version, key in data_keys.items() for part in (str(version), key.raw)]
             lists[1] = [str(version) for version in forgotten]
-        scripted = [keys.log, keys.pages, keys.data_keys, keys.answers]
-        await Commit(self._link, self._commit, scripted, changes[0].version, entries, lists).run(tenant)
+        scripted = [keys.log, keys.pages, keys.data_keys, keys.answers, keys.turn]
+        await Commit(self._link, self._commit, scripted, changes[0].version, entries, lists, self._writer).run(tenant)
         if self._vault is not None and forgotten:
             await asyncio.to_thread(self._vault.erase, tenant, forgotten)
+
+    async def claim(self, tenant: str) -> None:
+        """Asks that the tenant's next commit be ours, since others keep winning. It lapses by itself."""
+        keys = Keys(tenant)
+
+        async def ask() -> None:
+            await self._link.client.set(keys.turn, self._writer, nx=True, px=TURN_MS)
+
+        await self._link.call(ask, tenant=tenant, hurry=True)
 
     async def answer(self, tenant: str, name: str) -> bytes | None:
         """What was answered under the digest of an Idempotency-Key; None if nothing was, or its fact is forgotten.

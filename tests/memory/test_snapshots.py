@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from memory import snapshots
 from memory.connection import connect
 from memory.errors import FingerprintMismatch, StoreCorrupt, StoreUnavailable
 from memory.keys import Keys
@@ -74,15 +73,16 @@ class TestTaking:
         with pytest.raises(StoreCorrupt, match="lost data"):
             await taken(store, tenant, 1, 2)
 
-    async def test_one_at_a_time(self, server: Server, store: RedisStore, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(snapshots, "LEASE_MS", 300)
+    async def test_one_at_a_time(
+        self, server: Server, store: RedisStore, client: Redis, tenant: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         other = RedisStore(connect(server.url))
         await fill(store, tenant, 4)
         is_stored = store._snapshots._is_stored
 
         async def stopped(*arguments: object) -> bool:
             assert not await taken(other, tenant, 1, 2, 3)  # the lease is ours
-            await asyncio.sleep(0.4)  # now it is not any more
+            await client.delete(Keys(tenant).lease)  # it ran out
             assert await taken(other, tenant, 1, 2, 3, 4)
             return await is_stored(*arguments)  # type: ignore[arg-type]
 
@@ -94,9 +94,8 @@ class TestTaking:
     @pytest.mark.parametrize("step", range(6))
     @pytest.mark.parametrize("what", ["request", "reply"])
     async def test_ended_at_any_command(
-        self, server: Server, store: RedisStore, tenant: str, tmp_path: Path, step: int, what: str, monkeypatch: pytest.MonkeyPatch
+        self, server: Server, store: RedisStore, client: Redis, tenant: str, tmp_path: Path, step: int, what: str
     ) -> None:
-        monkeypatch.setattr(snapshots, "LEASE_MS", 100)
         await fill(store, tenant, 4)
         assert await taken(store, tenant, 1, 2)
         await store.commit(tenant, forget(5, 2), fingerprint=MODEL)
@@ -109,7 +108,7 @@ class TestTaking:
             await cut_short.close()
         recovered = await store.load(tenant, MODEL)
         assert recovered.alive() == {1, 3, 4} and recovered.version == 5
-        await asyncio.sleep(0.15)
+        await client.delete(Keys(tenant).lease)  # it runs out
         assert await taken(store, tenant, 1, 3, 4, version=5)
         assert await versions(store, tenant) == ([1, 3, 4], [])
 
