@@ -26,7 +26,7 @@ from tests.app.holding import DIM, drawn, fact, holding
 from tests.memory.servers import KINDS, Server, running
 
 pytestmark = [pytest.mark.service, pytest.mark.anyio]
-INTERLEAVED = int(os.environ.get("LARIMAR_TEST_INTERLEAVED", "200"))  # changes by two servers; the recorded run makes 10,000
+INTERLEAVED = int(os.environ.get("TEST_INTERLEAVED", "200"))  # changes by two servers; the recorded run makes 10,000
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ HOSTILE = st.text(alphabet="aA1.-_{}:*%/\\\0é \n", min_size=1, max_size=6)
 
 
 @given(HOSTILE, HOSTILE)
-@hypothesis.settings(max_examples=int(os.environ.get("LARIMAR_TEST_PAIRS", "500")), deadline=None)
+@hypothesis.settings(max_examples=int(os.environ.get("TEST_PAIRS", "500")), deadline=None)
 def test_no_two_tenants_share_a_key_or_a_file(one: str, other: str) -> None:
     reached = []
     for name in (one, other):
