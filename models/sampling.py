@@ -73,9 +73,11 @@ def generator_of(sampling: Sampling) -> torch.Generator | None:
 
 def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> int:
     """Draw one token from (V,) logits by temperature, top-k and nucleus."""
-    probabilities = (logits / sampling.temperature).softmax(-1)
+    shifted = (logits - logits.max()).double() / sampling.temperature  # however low, it overflows to -inf only, never to NaN
+    probabilities = shifted.softmax(-1).to(logits.dtype)
     ordered, ids = probabilities.sort(descending=True, stable=True)
-    kept = ordered.cumsum(0) - ordered < sampling.top_p  # the first token is always kept
+    kept = ordered.cumsum(0) - ordered < sampling.top_p
+    kept[0] = True  # however small top_p
     if sampling.top_k:
         kept[sampling.top_k :] = False
     return int(ids[torch.multinomial(ordered * kept, 1, generator=generator)])

@@ -15,6 +15,7 @@ from memory.names import names, words
 from models.adapter import Adapter
 from models.errors import ModelError
 from models.model import Model, asked_by
+from models.sampling import Sampling
 from models.sentences import split
 from tests.app.hosting import hosted
 from tests.models import toys
@@ -85,6 +86,12 @@ def test_no_text_takes_longer_than_its_length_explains(read: Any, text: str) -> 
 
     half, whole = (min(took(text * (n // len(text))) for _ in range(3)) for n in (4000, 16_000))
     assert whole < 10 * half + 0.02  # four times as long; quadratic is 16 times
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(5e-324, 1.0), (1e-300, 1e-300), (1e-45, 0.5), (2.0, 5e-324)])
+def test_no_sampling_parameter_fails_the_decoder(model: Model, temperature: float, top_p: float) -> None:
+    sampling = Sampling(3, temperature, top_p, seed=1)
+    assert model.generate("the capital of zor is", sampling=sampling).completion_tokens <= 3
 
 
 @pytest.mark.model
