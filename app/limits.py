@@ -37,7 +37,7 @@ class Limits:
         self._shared = self._alone
         if client is not None:
             storage = RedisStorage(
-                "async+redis://shared",
+                "async+redis://unused:6379",
                 implementation="redispy",
                 key_prefix="larimar:limits",
                 connection_pool=client.connection_pool,  # type: ignore[arg-type]  # passed on to redis-py

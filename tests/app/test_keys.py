@@ -242,3 +242,11 @@ def test_revoking_the_last_key_opens_nothing(tmp_path: Path) -> None:
         assert client.delete(f"/admin/keys/{made['id']}", headers=bearer(made["key"])).status_code == 200
         time.sleep(1.1)
         assert client.get("/facts").status_code == 401
+
+
+def test_replicas_with_one_store_count_together(tmp_path: Path, valkey: EmbeddedValkey) -> None:
+    static = {"store_url": valkey.url, "api_keys": "a-shared-key:counted", "limit_requests": "3/minute"}
+    with hosted(tmp_path / "a", **static) as one, hosted(tmp_path / "b", **static) as two:
+        headers = bearer("a-shared-key")
+        statuses = [client.get("/facts", headers=headers).status_code for client in (one, two, one, two, one)]
+    assert statuses == [200, 200, 200, 429, 429]
