@@ -184,3 +184,15 @@ def tenant(
     with progress("facts", facts // 1000) as done:
         figures = run(facts, repeats, lambda _: done())
     report("tenant", figures, json_file)
+
+
+@cli.command("plot")
+def plot_command(
+    figures: Annotated[Path, typer.Option("--from", help="folder of decode.json, editors.json, load.json")] = Path("docs/figures"),
+    pictures: Annotated[Path, typer.Option("--to", help="folder of the pictures")] = Path("docs/images"),
+) -> None:
+    """Draw the figures of recorded runs."""
+    from app.bench.plots import plot as run
+
+    for path in run(figures, pictures):
+        typer.echo(path)

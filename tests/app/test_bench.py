@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from app.bench.decode import decode
 from app.bench.latency import fact
 from app.bench.machine import describe
+from app.bench.plots import plot
 from app.bench.statistic import percentile, summary, timed
 from app.bench.update import steps, update
 from app.cli import cli
@@ -55,3 +56,12 @@ def test_update_writes_its_figures_and_the_machine(tmp_path: Path) -> None:
     ticks: list[int] = []
     update(repeats=3, slots=64, tick=lambda: ticks.append(1))
     assert len(ticks) == steps(64)
+
+
+def test_pictures_are_drawn_from_figures_and_the_same_each_time(tmp_path: Path) -> None:
+    model = toy_model()
+    told = {"machine": describe(), "results": decode(model, tokens=3, repeats=1)}
+    (tmp_path / "decode.json").write_text(json.dumps(told))
+    (first,) = plot(tmp_path, tmp_path / "a")
+    (second,) = plot(tmp_path, tmp_path / "b")
+    assert first.read_bytes() == second.read_bytes() and b"</svg>" in first.read_bytes()
