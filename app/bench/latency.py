@@ -79,12 +79,16 @@ def name(number: int) -> str:
 
 async def _point(url: str, clients: int, size: int, requests: int) -> dict[str, Any]:
     ids: list[str] = []
+    parts: dict[str, list[float]] = {}  # of a write, as the server tells them
     numbers = itertools.count(10**6 + size)
     limits = httpx.Limits(max_connections=clients)
     async with AsyncClient(url, timeout_s=600, limits=limits) as larimar:
 
         async def teach() -> None:
-            ids.append((await larimar.teach(**fact(next(numbers)))).id)
+            written = await larimar.teach(**fact(next(numbers)))
+            ids.append(written.id)
+            for name, ms in written.timings.model_dump().items():
+                parts.setdefault(name.removesuffix("_ms"), []).append(ms / 1e3)
 
         async def query() -> None:
             await larimar.query(f"What is the {fact(next(numbers) % max(1, size))['prompt'][4:-3]}?")
@@ -101,7 +105,8 @@ async def _point(url: str, clients: int, size: int, requests: int) -> dict[str, 
             "POST /generate": (generate, max(clients, requests // 8)),
             "DELETE /facts": (forget, requests),
         }
-        return {kind: summary(await _closed_loop(work, clients, count)) for kind, (work, count) in kinds.items()}
+        found: dict[str, Any] = {kind: summary(await _closed_loop(work, clients, count)) for kind, (work, count) in kinds.items()}
+        return found | {f"POST /facts: {name}": summary(seconds) for name, seconds in parts.items()}
 
 
 async def _closed_loop(work: Callable[[], Awaitable[None]], clients: int, requests: int) -> list[float]:
