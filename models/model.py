@@ -86,7 +86,14 @@ class Model:
 
     @classmethod
     def load(
-        cls, decoder: str, adapter: Path | None, device: str, cache: Path, say: Callable[[str], None] = silent
+        cls,
+        decoder: str,
+        adapter: Path | None,
+        device: str,
+        cache: Path,
+        say: Callable[[str], None] = silent,
+        *,
+        release: bool = True,
     ) -> Model:
         """Locate, check and load all parts.
 
@@ -96,6 +103,7 @@ class Model:
             device: `auto`, `cpu`, `cuda`, `cuda:N`.
             cache: folder of converted weights.
             say: told about long steps.
+            release: free what only transformers' own forward needs (Decoder.release).
 
         Raises:
             WeightsMissing, AdapterMissing, AdapterCorrupt, AdapterMismatch; ValueError for the device.
@@ -113,7 +121,8 @@ class Model:
         say(f"loading {decoder} on {where}")
         reader = Encoder.load(encoder_weights.folder, where, idf=fitted.idf, fingerprint=encoder_weights.fingerprint)
         loaded = Decoder.load(decoder_weights.folder, where, fingerprint=decoder_weights.fingerprint, name=decoder)
-        loaded.release()
+        if release:
+            loaded.release()
         return cls(reader, loaded, fitted)
 
     def encode_fact(self, prompt: str, target: str) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="threads o
 
 
 def load(threads: int | None) -> Model:
-    """The configured model."""
+    """The configured model, with the weights that transformers' own forward runs on."""
     import torch
 
     from app.cli.serve import settings_or_exit
@@ -29,7 +29,7 @@ def load(threads: int | None) -> Model:
         torch.set_num_threads(threads)
     hush()
     settings = settings_or_exit()
-    return Model.load(settings.decoder, settings.adapter, settings.device, settings.weights_dir)
+    return Model.load(settings.decoder, settings.adapter, settings.device, settings.weights_dir, release=False)
 
 
 @contextmanager

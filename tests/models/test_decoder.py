@@ -45,3 +45,11 @@ def test_a_batch_says_what_transformers_says_of_each_prompt(decoder: Decoder) ->
         assert list(made.token_ids) == wanted
         (alone,) = decoder.generate([prompt], [None], [Sampling(24)])
         assert (alone.text, alone.token_ids) == (made.text, made.token_ids)
+
+
+def test_benchmarks_find_the_weights_of_both_sides() -> None:
+    from app.bench.decode import decode
+    from app.cli.bench import load
+
+    figures = decode(load(1), tokens=2, repeats=1)
+    assert figures["whole_text"]["transformers"]["n"] == 1 and figures["weights_mib"] > 100
