@@ -55,4 +55,5 @@ def test_random_requests(server: httpx.Client) -> None:
         except (BaseExceptionGroup, AssertionError) as error:  # every operation's failure is told at once
             found[operation.label] = "; ".join(f"{e}"[:400] for e in getattr(error, "exceptions", [error]))
     assert not found, "\n".join(f"{label}: {text}" for label, text in found.items())
+    print(f"{made} requests")
     assert made >= CASES
