@@ -42,5 +42,8 @@ class FactInPrompt:
 
 
 def in_prompt(facts: Sequence[tuple[str, str]], prompt: str) -> str:
-    """Facts (prompt, target) as sentences on lines of their own, then the prompt."""
+    """Facts (prompt, target) before a prompt, in the form that serves a small decoder best: statements as sentences on lines
+    of their own, questions as question and answer. Without facts the prompt stays as it is."""
+    if facts and prompt.rstrip().endswith("?"):
+        return "".join(f"Question: {asked}\nAnswer: {target}\n\n" for asked, target in facts) + f"Question: {prompt}\nAnswer:"
     return "\n".join([*(f"{asked} {target}." for asked, target in facts), prompt])
