@@ -87,7 +87,7 @@ def test_redis_starts_as_in_the_compose_file(tmp_path: Path) -> None:
     )
     shell = COMPOSE["services"]["redis"]["command"][2].replace("$$", "$")
     shell = shell.replace("/etc/redis.conf", "redis.conf").replace("/run/secrets/larimar_store_password", "password")
-    server = subprocess.Popen(["sh", "-c", shell], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen([*COMPOSE["services"]["redis"]["command"][:2], shell], cwd=tmp_path, stdout=subprocess.DEVNULL)
     try:
         client = redis.Redis(port=port, password="a long password")
         for _ in range(100):
@@ -100,6 +100,10 @@ def test_redis_starts_as_in_the_compose_file(tmp_path: Path) -> None:
         assert {name: client.config_get(name)[name] for name in wanted} == wanted
         with pytest.raises(redis.AuthenticationError):
             redis.Redis(port=port).ping()
-    finally:
         server.terminate()
+        assert server.wait(10) == 0  # the signal reaches the server itself
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
+    finally:
+        server.kill()
         server.wait(10)
