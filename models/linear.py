@@ -12,13 +12,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROWS = 8  # what weights are packed for; rows of a product come in multiples of this, or are two or four
+ROWS = 8  # what weights are packed for
+FEW = 64  # up to so many rows one more costs its share; beyond, whole eights keep the number of compiled kernels small
 
 
 def pad(rows: Tensor) -> Tensor:
-    """(n, d) to 2, 4, 8, 16, 24, … rows, with zeros."""
-    n = len(rows)
-    missing = next((size for size in (2, 4) if n <= size), n + -n % ROWS) - n
+    """(n, d) to an even number of rows, or to whole eights where there are many, with zeros."""
+    missing = -len(rows) % (2 if len(rows) <= FEW else ROWS)
     return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
