@@ -1,7 +1,7 @@
 """FT-L: fine-tune one layer's MLP output matrix, each weight kept within ε of where it was.
 
-Zhu et al. 2020 (arXiv 2012.00363), with the constants of Meng et al. 2022 (ROME, appendix; GPT-2 XL): Adam, learning rate
-5e-4, at most 25 steps, ε = 5e-4 in the maximum norm, and an end once the loss is below 0.01.
+Zhu et al. 2020 (arXiv 2012.00363), with the constants that EasyEdit gives for GPT-2 XL (hparams/FT/gpt2-xl.yaml): Adam,
+learning rate 5e-4, at most 25 steps, ε = 5e-4 in the maximum norm. An edit ends early once its loss is below 0.01.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A codebook entry at one block, in the style of GRACE (Hartvigsen et al. 2023, arXiv 2211.11031).
 
 The key is the block's input at the prompt's last token; the value, learned by gradient steps, replaces the block's output
-there whenever a prompt's key lies within a radius of it. Differences from the paper: one entry at a time, so nothing is
-split or merged; and the radius is a share of the key's norm, since the scale of hidden states differs between decoders.
+there whenever a prompt's key lies within a radius of it. Differences: one entry at a time, so nothing is split or merged; 50
+steps of Adam where EasyEdit's GPT-2 XL takes 200 of its own; and the radius is a share of the key's norm, since the scale of
+hidden states differs between decoders.
 """
 
 from __future__ import annotations
