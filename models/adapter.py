@@ -100,5 +100,3 @@ def shipped(decoder: str) -> Path:
 
 def train_command(decoder: str) -> str:
     return f"larimar train --decoder {decoder} --data DIR --minutes 45"
-
-

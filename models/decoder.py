@@ -16,6 +16,7 @@ from torch import Tensor
 from models import attention
 from models.batch import Batch
 from models.device import fast_dtype
+from models.pointer import Pointer
 from models.sampling import Generation, Sampling
 from models.sequence import TextSequence
 from models.trunk import Trunk, trunk_of
@@ -62,9 +63,7 @@ class Decoder:
         self.end_ids = frozenset(ends if isinstance(ends, list) else [ends]) - {None} | {tokenizer.eos_token_id}
 
     @classmethod
-    def load(
-        cls, folder: Path, device: torch.device, *, fingerprint: str, name: str, dtype: torch.dtype | None = None
-    ) -> Decoder:
+    def load(cls, folder: Path, device: torch.device, *, fingerprint: str, name: str, dtype: torch.dtype | None = None) -> Decoder:
         """Load from a folder with safetensors and tokenizer files.
 
         Args:
@@ -124,14 +123,20 @@ class Decoder:
 
     @torch.inference_mode()
     def force(
-        self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], prefixes: Sequence[Tensor | None]
+        self,
+        prompts: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        prefixes: Sequence[Tensor | None],
+        pointers: Sequence[Pointer | None] | None = None,
     ) -> list[Forced]:
         """Score targets after prompts, teacher-forced, by the trunk that generates."""
         out = []
         rows = self._inputs([[*p, *t] for p, t in zip(prompts, targets, strict=True)], prefixes)
-        for row, target in zip(rows, targets, strict=True):
+        for row, target, pointer in zip(rows, targets, pointers or [None] * len(rows), strict=True):
             hidden = self.trunk.extend(row, self.trunk.cache(len(row)))  # (T, d)
             logits = self.trunk.logits(hidden[-len(target) - 1 : -1])  # (n, V)
+            if pointer is not None:
+                logits = torch.stack([_pointed(pointer, *said) for said in zip(logits, target, strict=True)])
             wanted = torch.as_tensor(target, device=self.device)
             log_probs = logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
             out.append(Forced(log_probs.cpu(), (logits.argmax(-1) == wanted).cpu()))
@@ -148,24 +153,35 @@ class Decoder:
         """The layers as generation runs them; packed at the first use."""
         return trunk_of(self.model)
 
-    def sequence(self, prompt: Sequence[int], prefix: Tensor | None, sampling: Sampling) -> TextSequence:
-        """A prompt, with an optional prefix (P, d), ready to join a batch."""
+    def sequence(self, prompt: Sequence[int], prefix: Tensor | None, sampling: Sampling, pointer: Pointer | None = None) -> TextSequence:
+        """A prompt, with an optional prefix (P, d) and its pointer, ready to join a batch."""
         with torch.inference_mode():
             (embeddings,) = self._inputs([prompt], [prefix])
-        return TextSequence(embeddings, len(prompt), sampling, self.text, self.end_ids)
+        return TextSequence(embeddings, len(prompt), sampling, self.text, self.end_ids, pointer)
 
     def batch(self) -> Batch:
         """An empty batch that sequences join and leave."""
         return Batch(self.trunk, self.embed)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], prefixes: Sequence[Tensor | None], samplings: Sequence[Sampling]
+        self,
+        prompts: Sequence[Sequence[int]],
+        prefixes: Sequence[Tensor | None],
+        samplings: Sequence[Sampling],
+        pointers: Sequence[Pointer | None] | None = None,
     ) -> list[Generation]:
         """Generate for several prompts together; each says what it says alone."""
         batch = self.batch()
-        sequences = [self.sequence(*row) for row in zip(prompts, prefixes, samplings, strict=True)]
+        sequences = [self.sequence(*row) for row in zip(prompts, prefixes, samplings, pointers or [None] * len(prompts), strict=True)]
         for sequence in sequences:
             batch.add(sequence)
         while len(batch):
             batch.step()
         return [sequence.generation for sequence in sequences]
+
+
+def _pointed(pointer: Pointer, logits: Tensor, token: int) -> Tensor:
+    """The (V,) logits that `token` is chosen from."""
+    pointed = pointer.apply(logits)
+    pointer.advance(token)
+    return pointed

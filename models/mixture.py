@@ -9,6 +9,7 @@ from typing import Literal
 from models.answers import invented_word, mutate, random_answer, short_answer
 from models.corpus import Corpus
 from models.decoder import Decoder
+from models.pointer import listed
 
 # What may follow the answer: the end of the turn, the text of the source, or whatever the plain decoder says (trained
 # on its own continuation, so that the prefix has no say once the answer is out).
@@ -26,8 +27,7 @@ class Example:
     @property
     def said(self) -> str:
         """The answers as one text."""
-        *first, last = self.answers
-        return f"{', '.join(first)} and {last}" if first else last
+        return listed(self.answers)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from models.decoder import Decoder, Forced, Generation, Sampling
 from models.device import pick
 from models.encoder import Encoder
 from models.errors import EmptyText, ModelError, PromptTooLong, TargetTooLong
+from models.pointer import Pointer, listed
 from models.sentences import clean, questions, split
 from models.sequence import TextSequence
 
@@ -183,9 +184,18 @@ class Model:
     @torch.inference_mode()
     def soft_tokens(self, readouts: Readouts) -> Tensor | None:
         """Readouts (W,) to their prefixes (P, d), one after the other; None for none, or none that holds a token."""
-        readouts = () if readouts is None else (readouts,) if isinstance(readouts, Tensor) else readouts
-        answers = [tokens for readout in readouts if (tokens := self.code.clean(readout))]
+        answers = self._answers(readouts)
         return torch.cat([self.prefix(self.decoder.embed(tokens)) for tokens in answers]) if answers else None
+
+    def pointer(self, readouts: Readouts) -> Pointer | None:
+        """What holds a text to its readouts; None for none."""
+        answers = [self.decoder.text(tokens).strip() for tokens in self._answers(readouts)]
+        # An answer follows a space, or after a line break or a chat template's turn nothing.
+        return Pointer(self.decoder.answer_tokens(listed(answers), lead) for lead in (" ", "")) if answers else None
+
+    def _answers(self, readouts: Readouts) -> list[list[int]]:
+        readouts = () if readouts is None else (readouts,) if isinstance(readouts, Tensor) else readouts
+        return [tokens for readout in readouts if (tokens := self.code.clean(readout))]
 
     def prompt_tokens(self, prompt: str, max_new_tokens: int) -> list[int]:
         """Token ids of a prompt that leaves room for the answer and a prefix.
@@ -207,7 +217,7 @@ class Model:
 
     def sequence(self, tokens: Sequence[int], code: Readouts, sampling: Sampling) -> TextSequence:
         """A prompt's tokens, with a readout's prefix or without one, ready to join a batch of the decoder."""
-        return self.decoder.sequence(tokens, self.soft_tokens(code), sampling)
+        return self.decoder.sequence(tokens, self.soft_tokens(code), sampling, self.pointer(code))
 
     def generate(self, prompt: str, *, code: Readouts = None, sampling: Sampling | None = None) -> Generation:
         """Generate after a prompt, with the prefix of a readout or of several or, without one, as the plain model.
@@ -217,13 +227,12 @@ class Model:
         """
         return self.generate_batch([prompt], [code], sampling)[0]
 
-    def generate_batch(
-        self, prompts: Sequence[str], codes: Sequence[Readouts], sampling: Sampling | None = None
-    ) -> list[Generation]:
+    def generate_batch(self, prompts: Sequence[str], codes: Sequence[Readouts], sampling: Sampling | None = None) -> list[Generation]:
         """As `generate`, for several prompts in one padded batch."""
         sampling = sampling or Sampling()
         tokens = [self.prompt_tokens(p, sampling.max_new_tokens) for p in prompts]
-        return self.decoder.generate(tokens, [self.soft_tokens(c) for c in codes], [sampling] * len(prompts))
+        prefixes, pointers = [self.soft_tokens(c) for c in codes], [self.pointer(c) for c in codes]
+        return self.decoder.generate(tokens, prefixes, [sampling] * len(prompts), pointers)
 
     def force_batch(self, prompts: Sequence[str], targets: Sequence[str], codes: Sequence[Readouts]) -> list[Forced]:
         """Score targets after prompts, teacher-forced."""
@@ -231,4 +240,5 @@ class Model:
             [self.decoder.tokens(p) for p in prompts],
             [self.decoder.answer_tokens(t.strip()) for t in targets],
             [self.soft_tokens(c) for c in codes],
+            [self.pointer(c) for c in codes],
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from models.pointer import Pointer
 from models.sampling import FinishReason, Generation, Sampling, TokenLogProb, generator_of, log_prob, sample
 
 UNFINISHED = "\ufffd"  # what an incomplete character decodes to
@@ -22,10 +23,17 @@ class TextSequence:
         sampling: how to go on.
         decode: token ids to text.
         ends: ids of tokens that end a text.
+        pointer: holds the text to the readouts that its prefix says.
     """
 
     def __init__(
-        self, embeddings: Tensor, prompt_tokens: int, sampling: Sampling, decode: Callable[[Sequence[int]], str], ends: frozenset[int]
+        self,
+        embeddings: Tensor,
+        prompt_tokens: int,
+        sampling: Sampling,
+        decode: Callable[[Sequence[int]], str],
+        ends: frozenset[int],
+        pointer: Pointer | None = None,
     ) -> None:
         self.unread, self.prompt_tokens, self.sampling = embeddings, prompt_tokens, sampling
         self.capacity = len(embeddings) + sampling.max_new_tokens
@@ -34,7 +42,7 @@ class TextSequence:
         self.text = ""
         self.finish: FinishReason | None = None
         self.log_probs: list[TokenLogProb] = []
-        self._decode, self._ends = decode, ends
+        self._decode, self._ends, self._pointer = decode, ends, pointer
         self._generator = generator_of(sampling)
         self._started = time.perf_counter()
         self._first_token_s = self._total_s = 0.0
@@ -56,6 +64,8 @@ class TextSequence:
     def extend(self, logits: Tensor, greedy: int) -> None:
         """Take the next token, given (V,) logits and their argmax."""
         asked = self.sampling
+        if self._pointer is not None and (pointed := self._pointer.apply(logits)) is not logits:
+            logits, greedy = pointed, int(pointed.argmax())
         token = greedy
         if asked.temperature > 0:
             token = sample(logits.cpu(), asked, self._generator)
@@ -65,6 +75,8 @@ class TextSequence:
             self.finish = "stop"
             return
         self.ids.append(token)
+        if self._pointer is not None:
+            self._pointer.advance(token)
         if asked.logprobs is not None:
             self.log_probs.append(log_prob(logits, token, asked.logprobs))
         self.text = self._decode(self.ids)

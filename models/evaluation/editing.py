@@ -1,9 +1,9 @@
 """Edit success, paraphrase and neighbourhood of one system on one record.
 
-    s          P(target) > P(truth) by mean token log-probability (for neighbours: P(right answer) > P(target))
-    exact      every token of the target is the greedy choice, teacher-forced
-    generated  free greedy generation starts with the target
-    unchanged  greedy generation of 16 tokens is the plain model's
+s          P(target) > P(truth) by mean token log-probability (for neighbours: P(right answer) > P(target))
+exact      every token of the target is the greedy choice, teacher-forced
+generated  free greedy generation starts with the target
+unchanged  greedy generation of 16 tokens is the plain model's
 """
 
 from __future__ import annotations

@@ -33,9 +33,7 @@ class Forgotten:
         return {name: float(value) for name, value in asdict(self).items()}
 
 
-def compare(
-    examiner: Examiner, record: Record, before: Sequence[Ask], after: Sequence[Ask], residual: float, others: float
-) -> Forgotten:
+def compare(examiner: Examiner, record: Record, before: Sequence[Ask], after: Sequence[Ask], residual: float, others: float) -> Forgotten:
     """Examine one forgotten fact.
 
     Args:

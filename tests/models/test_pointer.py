@@ -1,0 +1,82 @@
+"""The pointer holds what is being said to the readout, and has no other say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.settings import Settings
+from models.decoder import Sampling
+from models.model import Model
+from models.pointer import FIRST, NEXT, Pointer, listed
+from tests.models import toys
+
+MODEL = toys.model()
+TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=9)  # few kinds: answers that repeat themselves
+
+
+@given(TOKENS)
+def test_who_follows_the_bonus_says_the_answer_once(answer: list[int]) -> None:
+    pointer, said = Pointer([answer]), []
+    while bonus := pointer.bonus:
+        (token,) = bonus
+        assert bonus[token] == (NEXT if said else FIRST)
+        said.append(token)
+        pointer.advance(token)
+    assert said == answer
+
+
+@given(TOKENS, TOKENS)
+def test_after_anything_else_the_answer_may_still_begin(before: list[int], answer: list[int]) -> None:
+    pointer = Pointer([[t + 10 for t in answer]])
+    for token in before:
+        pointer.advance(token)
+        assert pointer.bonus == {}
+    pointer.advance(answer[0] + 10)
+    assert pointer.bonus == ({answer[1] + 10: NEXT} if len(answer) > 1 else {})
+
+
+def test_an_answer_may_be_said_in_each_of_its_tokenisations() -> None:
+    pointer = Pointer([[1, 2, 3], [4, 3], []])
+    assert pointer.bonus == {1: FIRST, 4: FIRST}
+    pointer.advance(4)
+    assert pointer.bonus == {3: NEXT}
+    pointer.advance(3)
+    assert pointer.bonus == {}
+
+
+def test_only_the_named_logits_rise() -> None:
+    logits, pointer = torch.zeros(6), Pointer([[2, 5]])
+    assert torch.equal(pointer.apply(logits), torch.tensor([0.0, 0.0, FIRST, 0.0, 0.0, 0.0]))
+    pointer.advance(0)
+    assert pointer.apply(logits) is logits
+
+
+@pytest.fixture(scope="module")
+def real() -> Model:
+    settings = Settings()
+    return Model.load(settings.decoder, settings.adapter, "cpu", settings.weights_dir)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("target", ["Tatatoo", "978-3-555-01020-7", "open the lid, wait until the rotor stands still, then open the lid"])
+def test_an_answer_that_repeats_itself_is_said_to_its_end(real: Model, target: str) -> None:
+    code = real.encode_fact("What is on the label?", target)[1]
+    for prompt in ("What is on the label?", "Hi! Do you know what the label says?\nAnswer:", "The label says"):
+        assert real.generate(prompt, code=code, sampling=Sampling(max_new_tokens=32)).text.strip().startswith(target)
+
+
+def test_forcing_scores_the_logits_that_generation_chooses_from() -> None:
+    code = MODEL.encode_fact("Who runs Acme?", "Oslo")[1]
+    said = MODEL.generate("Who runs Acme?", code=code, sampling=Sampling(max_new_tokens=10))
+    decoder, tokens = MODEL.decoder, [MODEL.decoder.tokens("Who runs Acme?")]
+    forced = decoder.force(tokens, [said.token_ids], [MODEL.soft_tokens(code)], [MODEL.pointer(code)])[0]
+    assert forced.exact
+    assert MODEL.pointer(None) is None
+    assert MODEL.pointer(torch.zeros(3 * toys.SLOT_DIM)) is None
+
+
+def test_answers_are_listed_as_people_list_them() -> None:
+    assert [listed("abc"[:n]) for n in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
