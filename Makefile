@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint train evaluate settings dashboards picture replay lock clean docs sbom
+.PHONY: help serve test lint train evaluate reference dashboards picture replay lock clean docs sbom
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,10 +33,8 @@ train: $(VENV)/.installed ## train an adapter: make train DATA=folder
 evaluate: $(VENV)/.installed ## evaluate: make evaluate DATA=folder
 	@$(BIN)/larimar evaluate counterfact --data $(DATA)/counterfact_dev.jsonl.gz --n 500
 
-settings: $(VENV)/.installed ## write the settings' table in docs/settings.md from the code
-	@sed -n '/^| setting/q;p' docs/settings.md > docs/settings.new
-	@$(BIN)/larimar settings >> docs/settings.new
-	@mv docs/settings.new docs/settings.md
+reference: $(VENV)/.installed ## write the documentation's tables of settings, metrics and commands from the code
+	@$(BIN)/python docs/reference.py
 
 dashboards: $(VENV)/.installed ## write the dashboards' JSON from docker/grafana/panels.py
 	@$(BIN)/python docker/grafana/render.py

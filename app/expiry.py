@@ -50,6 +50,7 @@ class Expiry:
             for fact_id in memory.expired(time.time()):
                 with suppress(FactNotFound):  # another server was first
                     await self._tenants.forget(name, fact_id)
+                    self._tenants.metrics.changes.labels("expired").inc()
                     forgotten += 1
             memory = await self._tenants.fresh(name)
             await self._tenants.store.expired(name, noted, memory.next_expiry)

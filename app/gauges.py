@@ -12,6 +12,33 @@ from prometheus_client.registry import Collector
 from app import __version__
 from app.metrics import Metrics
 from app.service import Service
+from memory.episodic import EpisodicMemory
+
+RESIDUAL_MAX = "Largest relative residual of the last updates"
+
+
+def _memories(service: Service) -> list[EpisodicMemory]:
+    return [tenant.memory for tenant in service.tenants.loaded]
+
+
+def _snapshot_age(service: Service) -> float:
+    now = time.time()
+    return max((now - tenant.changed_at for tenant in service.tenants.loaded if tenant.changes_since_snapshot), default=0.0)
+
+
+GAUGES: dict[str, tuple[str, Callable[[Service], float]]] = {
+    "larimar_facts": ("Facts in loaded memories", lambda s: sum(map(len, _memories(s)))),
+    "larimar_pages": ("Pages in loaded memories", lambda s: sum(memory.pages for memory in _memories(s))),
+    "larimar_memory_bytes": ("Bytes of pages in use", lambda s: sum(memory.size_bytes for memory in _memories(s))),
+    "larimar_loaded_tenants": ("Tenants in memory", lambda s: len(s.tenants.loaded)),
+    "larimar_queue_depth": ("Jobs waiting for the inference thread", lambda s: s.worker.depth),
+    "larimar_queue_size": ("Jobs that may wait for the inference thread", lambda s: s.worker.size),
+    "larimar_snapshot_age_seconds": ("Age of the oldest change that is in no snapshot", _snapshot_age),
+    "larimar_log_lag": (
+        "Changes that are in no snapshot yet",
+        lambda s: sum(tenant.changes_since_snapshot for tenant in s.tenants.loaded),
+    ),
+}
 
 
 class Gauges(Collector):
@@ -33,8 +60,9 @@ class Gauges(Collector):
         service = self._service()
         if service is None:
             return
-        for name, documentation, value in _values(service, self._metrics, time.time()):
-            yield GaugeMetricFamily(name, documentation, value)
+        for name, (documentation, value) in GAUGES.items():
+            yield GaugeMetricFamily(name, documentation, value(service))
+        yield GaugeMetricFamily("larimar_residual_max", RESIDUAL_MAX, self._metrics.residual_max)
         model = service.model
         yield InfoMetricFamily(
             "larimar_model",
@@ -47,18 +75,3 @@ class Gauges(Collector):
             memory.add_metric(["used"], total - free)
             memory.add_metric(["total"], total)
             yield memory
-
-
-def _values(service: Service, metrics: Metrics, now: float) -> Iterable[tuple[str, str, float]]:
-    tenants = service.tenants.loaded
-    memories = [tenant.memory for tenant in tenants]
-    behind = [tenant.changed_at for tenant in tenants if tenant.changes_since_snapshot]
-    yield "larimar_facts", "Facts in loaded memories", sum(len(memory) for memory in memories)
-    yield "larimar_pages", "Pages in loaded memories", sum(memory.pages for memory in memories)
-    yield "larimar_memory_bytes", "Bytes of pages in use", sum(memory.size_bytes for memory in memories)
-    yield "larimar_loaded_tenants", "Tenants in memory", len(tenants)
-    yield "larimar_queue_depth", "Jobs waiting for the inference thread", service.worker.depth
-    yield "larimar_queue_size", "Jobs that may wait for the inference thread", service.worker.size
-    yield "larimar_snapshot_age_seconds", "Age of the oldest change that is in no snapshot", max((now - at for at in behind), default=0.0)
-    yield "larimar_log_lag", "Changes that are in no snapshot yet", sum(tenant.changes_since_snapshot for tenant in tenants)
-    yield "larimar_residual_max", "Largest relative residual of the last updates", metrics.residual_max

@@ -186,6 +186,22 @@ def tenant(
     report("tenant", figures, json_file)
 
 
+@cli.command()
+def size(
+    tenants: Annotated[int, typer.Option("--tenants", min=2, max=1000, help="half of them are weighed")] = 40,
+    facts: Annotated[int, typer.Option("--facts", min=1, help="in each")] = 100,
+    json_file: Json = None,
+) -> None:
+    """Bytes a fact and a tenant take in the server, the store and on disk; facts a second in bulk; tenants a GB."""
+    import asyncio
+
+    from app.bench.size import size as run
+    from app.cli.serve import settings_or_exit
+
+    with progress("size", tenants) as tick:
+        report("size", asyncio.run(run(settings_or_exit(), tenants=tenants, facts=facts, tick=tick)), json_file)
+
+
 @cli.command("plot")
 def plot_command(
     figures: Annotated[Path, typer.Option("--from", help="folder of decode.json, editors.json, load.json")] = Path("docs/figures"),

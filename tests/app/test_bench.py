@@ -65,3 +65,15 @@ def test_pictures_are_drawn_from_figures_and_the_same_each_time(tmp_path: Path) 
     (first,) = plot(tmp_path, tmp_path / "a")
     (second,) = plot(tmp_path, tmp_path / "b")
     assert first.read_bytes() == second.read_bytes() and b"</svg>" in first.read_bytes()
+
+
+@pytest.mark.model
+def test_sizes_are_told_by_a_server(tmp_path: Path) -> None:
+    file = tmp_path / "size.json"
+    result = CliRunner().invoke(cli, ["bench", "size", "--tenants", "4", "--facts", "20", "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    told = json.loads(file.read_text())["results"]
+    assert (told["tenants"], told["facts_each"]) == (2, 20)
+    key_and_code = 4 * 896  # a page holds at least each fact's key
+    assert told["pages_bytes_per_fact"] > key_and_code and told["store_bytes_per_fact"] > key_and_code
+    assert told["facts_per_second"] > 0

@@ -121,6 +121,8 @@ async def test_only_one_server_forgets_what_expires(server: Server) -> None:
         await asyncio.sleep(0.25)
         counts = await asyncio.gather(Expiry(one).forget_expired(), Expiry(other).forget_expired())
         assert sum(counts) == 10
+        told = [tenants.metrics.changes.labels("expired")._value.get() for tenants in (one, other)]
+        assert told == counts  # each server counts what it forgot
         for tenants in (one, other):
             memory = await tenants.fresh("ttl")
             assert [f.id for f in memory.facts()] == ["stays"] and memory.version == 21
