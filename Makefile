@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint train evaluate reference dashboards picture replay lock clean docs sbom
+.PHONY: help serve test lint train evaluate reference dashboards picture replay lock clean docs links sbom
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ picture: $(VENV)/.installed ## ask a real Prometheus every panel under load, and
 
 docs: $(VENV)/.installed ## build the documentation into site/; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+links: $(VENV)/.installed ## check the documentation's links to other sites (needs the network)
+	@CHECK_LINKS=true NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 sbom: $(VENV)/.installed ## write a CycloneDX list of what is installed to sbom.json
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[audit]'

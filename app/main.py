@@ -130,7 +130,13 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
             app.state.service = None
 
     pages = {} if settings.docs else {"docs_url": None, "redoc_url": None, "openapi_url": None}
-    app = FastAPI(title="Larimar Server", version=__version__, lifespan=lifespan, **pages)  # type: ignore[arg-type]  # all str or None
+    app = FastAPI(
+        title="Larimar Server",
+        version=__version__,
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # it tells bodies and exceptions
+        **pages,  # type: ignore[arg-type]  # all str or None
+    )
     app.state.settings, app.state.metrics, app.state.service, app.state.access = settings, metrics, None, None
     app.state.failure = None
     Gauges(lambda: app.state.service, metrics)

@@ -23,14 +23,15 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client'
 
 
 class Seconds(Histogram):
-    """A histogram of seconds whose observations carry the id of the request they are made in."""
+    """A histogram of seconds whose observations carry the id of the request they are made in, and of its trace."""
 
     def __init__(self, name: str, documentation: str, labelnames: tuple[str, ...] = (), **kwargs: object) -> None:
         super().__init__(name, documentation, labelnames, **{"buckets": BUCKETS} | kwargs)  # type: ignore[arg-type]  # passed on
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
-        if exemplar is None and (request_id := structlog.contextvars.get_contextvars().get("request_id")):
-            exemplar = {"request_id": str(request_id)}
+        if exemplar is None:
+            bound = structlog.contextvars.get_contextvars()
+            exemplar = {name: str(bound[name]) for name in ("request_id", "trace_id") if name in bound} or None
         super().observe(amount, exemplar)
 
 

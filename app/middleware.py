@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
+from app import tracing
 from app.access import Access
 from app.errors import MALFORMED, BodyTooLarge, BodyTooSlow, Problem, UnsupportedMediaType, describe, document
 from app.exchange import Exchange
@@ -33,29 +34,35 @@ class RequestLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        offered = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        with tracing.request(headers.get("traceparent", ""), headers.get("tracestate", "")) as trace:
+            await self._respond(scope, receive, send, headers.get("x-request-id", ""), trace)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send, offered: str, trace: tracing.Trace | None) -> None:
         scope["request_id"] = offered if _REQUEST_ID.match(offered) else str(ULID())
         exchange = scope["exchange"] = Exchange(scope["request_id"])
         exchange.enter()
         status, started = 500, time.perf_counter()
-        structlog.contextvars.bind_contextvars(request_id=scope["request_id"])
+        about = {"request_id": scope["request_id"]} | ({"trace_id": trace.trace_id} if trace else {})
+        exchange.headers |= {"X-Request-ID": scope["request_id"]} | ({tracing.RESPONSE: trace.response} if trace else {})
+        structlog.contextvars.bind_contextvars(**about)
 
         async def respond(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(exchange.headers | {"X-Request-ID": scope["request_id"]})
+                MutableHeaders(scope=message).update(exchange.headers)
             await send(message)
 
         try:
             await self.app(scope, receive, respond)
         finally:
-            self._finish(scope, exchange, status, time.perf_counter() - started)
+            self._finish(scope, exchange, status, time.perf_counter() - started, trace)
             if access := self.access():
                 await access.finish(exchange)
-            structlog.contextvars.unbind_contextvars("request_id")
+            structlog.contextvars.unbind_contextvars(*about)
 
-    def _finish(self, scope: Scope, exchange: Exchange, status: int, seconds: float) -> None:
+    def _finish(self, scope: Scope, exchange: Exchange, status: int, seconds: float, trace: tracing.Trace | None) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if route != "unmatched" else "any"
         self.metrics.requests.labels(method, route, status).inc()
@@ -64,6 +71,9 @@ class RequestLog:
             self.metrics.errors.labels(code).inc()
         if exchange.key is not None:
             self.metrics.tenant(exchange.key.tenant)
+        if trace:
+            request_id = scope["request_id"]
+            trace.end(f"{method} {route}", status, http_request_method=scope["method"], http_route=route, larimar_request_id=request_id)
         log.info("request", method=scope["method"], route=route, status=status, ms=round(1e3 * seconds, 2), code=code)
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor
 from ulid import ULID
 
+from app import tracing
 from app.errors import NotReady, QueueFull
 from app.exchange import note, spend
 from app.metrics import Metrics
@@ -135,7 +136,8 @@ class Service:
 
     async def encode(self, prompt: str, target: str) -> tuple[Tensor, Tensor]:
         """Address key and value code of a fact. Raises EmptyText, PromptTooLong, TargetTooLong, QueueFull."""
-        return await self.worker.run_together(self.model.encode_facts, (prompt, target))
+        with tracing.span("encode"):
+            return await self.worker.run_together(self.model.encode_facts, (prompt, target))
 
     async def revise(
         self,
@@ -176,7 +178,8 @@ class Service:
         """Write facts with one forward pass and as few commits as their bytes allow; for each, in order, what became of it."""
         started = time.perf_counter()
         try:
-            encoded = await self.worker.run(self.model.encode_facts, [(fact.prompt, fact.target) for fact in facts])
+            with tracing.span("encode", facts=len(facts)):
+                encoded = await self.worker.run(self.model.encode_facts, [(fact.prompt, fact.target) for fact in facts])
         except (QueueFull, NotReady) as error:
             return [error] * len(facts)
         encode_s = time.perf_counter() - started
@@ -220,7 +223,8 @@ class Service:
         asks = [asked_by(text) for text in asked.asks or [asked.prompt]] if asked.use != "off" else []
         sentences = tuple(dict.fromkeys(text for texts in asks for text in texts))
         prompt = Asked(asked.prompt, asked.sampling.max_new_tokens, sentences)
-        understood = await self.worker.run_together(self.model.encode_prompts, prompt)
+        with tracing.span("encode"):
+            understood = await self.worker.run_together(self.model.encode_prompts, prompt)
         self.metrics.encode.observe(time.perf_counter() - started)
         memory = await self.tenants.fresh(tenant)
         reading, version, similarities = None, memory.version, {}
@@ -259,9 +263,11 @@ class Service:
         return self._measured(self.worker.speak(lambda: self.model.sequence(read.tokens, readouts, sampling), each_token=each_token))
 
     async def _measured(self, spoken: AsyncGenerator[Spoken]) -> AsyncGenerator[Spoken]:
+        began_at = time.time()
         async with aclosing(spoken) as steps:
             async for step in steps:
                 if (made := step.generation) is not None:
+                    tracing.record("decode", began_at, time.time() - began_at, tokens=made.completion_tokens)
                     self.metrics.generate.observe(made.total_s)
                     self.metrics.first_token.observe(made.first_token_s)
                     self.metrics.tokens.inc(made.completion_tokens)
@@ -288,6 +294,8 @@ class Service:
         for phase, seconds in phases.items():
             if phase != "encode" or operation == "write":
                 self.metrics.update.labels(operation, phase).observe(seconds)
+        tracing.record("commit", committed.commit_at, committed.commit_s)
+        tracing.record("solve", committed.solve_at, committed.solve_s)
         self.metrics.residual(committed.residual)
         if operation == "forget":
             self.metrics.changes.labels("forgotten").inc()

@@ -24,12 +24,18 @@ class Tenant:
 
 @dataclass(frozen=True)
 class Committed:
-    """A change that is durable and made."""
+    """A change that is durable and made.
+
+    Attributes:
+        commit_at, solve_at: Unix times when each began; those of the block that the change was part of.
+    """
 
     change: Change
     residual: float
     solve_s: float
     commit_s: float
+    commit_at: float
+    solve_at: float
 
 
 @dataclass(frozen=True)

@@ -287,7 +287,7 @@ class Tenants:
         if not changes:
             return [outcome for outcome in planned if isinstance(outcome, Exception)]
         self.metrics.batch.labels("commit").observe(len(changes))
-        started = time.perf_counter()
+        started, commit_at = time.perf_counter(), time.time()
         kept = None
         if answer is not None and changes[0].fact is not None:
             kept = answer(changes[0])
@@ -301,18 +301,21 @@ class Tenants:
             raise
         commit_s = time.perf_counter() - started
 
-        def make() -> tuple[float, float]:
-            began = time.perf_counter()
+        def make() -> tuple[float, float, float]:
+            began, solve_at = time.perf_counter(), time.time()
             with request_stream(self.model.device):
                 residual = memory.apply(changes)
-            return residual, time.perf_counter() - began
+            return residual, time.perf_counter() - began, solve_at
 
-        residual, solve_s = await self._surely(tenant, make)
+        residual, solve_s, solve_at = await self._surely(tenant, make)
         self._count(tenant, len(changes))
         self._weigh(tenant)
         made = iter(changes)
         return [
-            outcome if isinstance(outcome, Exception) else Committed(next(made), residual, solve_s, commit_s) for outcome in planned
+            outcome
+            if isinstance(outcome, Exception)
+            else Committed(next(made), residual, solve_s, commit_s, commit_at, solve_at)
+            for outcome in planned
         ]
 
     async def _surely(self, tenant: Tenant, make: Callable[[], T]) -> T:

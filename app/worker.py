@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
+from app import tracing
 from app.errors import NotReady, QueueFull
 from app.turns import TENANT, Turns
 from models.batch import Batch
@@ -48,7 +49,7 @@ class _Job:
         self.work, self.item = work, item
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
-        self.queued_at = time.perf_counter()
+        self.queued_at, self.trace = time.perf_counter(), tracing.here()
 
     def settle(self, outcome: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: no one waits
@@ -63,7 +64,7 @@ class _Speech:
         self.sequence: TextSequence | None = None
         self.loop = asyncio.get_running_loop()
         self.said: asyncio.Queue[Spoken | BaseException] = asyncio.Queue()
-        self.queued_at = time.perf_counter()
+        self.queued_at, self.trace = time.perf_counter(), tracing.here()
 
     def say(self, said: Spoken | BaseException) -> None:
         with suppress(RuntimeError):  # as above
@@ -217,6 +218,7 @@ class InferenceWorker:
             return
         for job in jobs:
             self._observe_wait(time.perf_counter() - job.queued_at)
+            tracing.waited(job.queued_at, job.trace)
         self._observe_batch("job", len(jobs))
         try:
             outcomes = jobs[0].work([job.item for job in jobs])
@@ -259,6 +261,7 @@ class InferenceWorker:
                 if len(batch) and batch.tokens + sequence.capacity > self.batch_tokens:
                     return
                 self._observe_wait(time.perf_counter() - speech.queued_at)
+                tracing.waited(speech.queued_at, speech.trace)
                 self._speaking[sequence] = speech
                 batch.add(sequence)
             with self._changed:

@@ -9,6 +9,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from app import tracing
 from app.logs import configure
 from app.settings import Settings, read_settings
 
@@ -68,6 +69,10 @@ def serve() -> None:
     """Serve until SIGTERM or SIGINT; requests in flight are finished."""
     settings = settings_or_exit()
     configure(settings.log_level)
+    try:
+        tracing.configure(os.environ)
+    except ValueError as error:
+        fail(str(error))
     sockets = [bind(settings.host, settings.port)]
     if settings.admin_port is not None:
         sockets.append(bind(settings.admin_host, settings.admin_port, "LARIMAR_ADMIN_PORT"))
