@@ -13,12 +13,14 @@ from urllib.parse import quote, urlsplit
 
 import limits
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "LARIMAR_"
 CLIENT_NAMES = ("LARIMAR_URL", "LARIMAR_API_KEY")  # read by the client commands, not by the server
 SECRETS = Path("/run/secrets")
 STORE_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:[0-9]{1,5})?")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -54,6 +56,7 @@ class Settings(BaseSettings):
     tenant_max_mb: int = Field(0, ge=0, description="MiB a tenant's memory may take; 0: no limit.")
     read_wait_s: float = Field(2.0, ge=0, description="Seconds a read waits for the version its Larimar-Version header asks for.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    workers: int = Field(1, ge=1, le=64, description="Server processes; each owns a device. More than one share a Redis.")
     decoder: str = Field("smollm2-135m", min_length=1, description="A registered decoder, a local folder or a hub name.")
     adapter: Path | None = Field(None, description="Adapter file; empty: the one shipped for the decoder.")
     page_slots: int = Field(512, ge=1, le=4096, description="Facts a page of the memory holds at most.")
@@ -129,9 +132,14 @@ class Settings(BaseSettings):
     @classmethod
     def _known_scheme(cls, value: str) -> str:
         scheme, separator, rest = value.partition("://")  # the rest may hold a password: it is not repeated
+        hosts, _, master = rest.partition("?")[0].partition("/")
         if value and (scheme not in STORE_SCHEMES or not separator or not rest):
             wanted = ", ".join(f"{name}://…" for name in STORE_SCHEMES)
             raise ValueError(f"got an address with scheme {scheme if separator else ''!r}, wanted {wanted}")
+        if scheme.endswith("+sentinel") and not (hosts.rpartition("@")[2] and master.strip("/")):
+            raise ValueError("wanted redis+sentinel://host:port,host:port/master-name")
+        if scheme != "unix" and not all(_HOST.fullmatch(host) for host in hosts.rpartition("@")[2].split(",")):
+            raise ValueError("a port in the address is no number (a password with / ? # or @ goes into LARIMAR_STORE_PASSWORD)")
         return value
 
     @field_validator("api_keys")
@@ -145,9 +153,21 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        found = []
+        found, last = list[str](), (self.admin_port or 0) + self.workers - 1
         if self.admin_port is not None and self.admin_port == self.port:
             found.append(f"LARIMAR_ADMIN_PORT={self.admin_port} is LARIMAR_PORT too: choose another, or leave it empty")
+        elif self.admin_port is not None and (self.port in range(self.admin_port, last + 1) or last > 65_535):
+            found.append(
+                f"LARIMAR_ADMIN_PORT={self.admin_port} takes a port for each of LARIMAR_WORKERS={self.workers}, up to {last}: "
+                "choose another, away from LARIMAR_PORT"
+            )
+        if self.workers > 1 and not self.store_url:
+            found.append(f"LARIMAR_WORKERS={self.workers} needs LARIMAR_STORE_URL: an embedded store belongs to one process")
+        if self.workers > 1 and self.device.startswith("cuda:"):
+            found.append(
+                f"LARIMAR_WORKERS={self.workers} and LARIMAR_DEVICE={self.device}: one process owns one device; "
+                "with LARIMAR_DEVICE=cuda each takes the next, or set LARIMAR_WORKERS=1"
+            )
         if self.store_password and not self.store_url:
             found.append("LARIMAR_STORE_PASSWORD is set and LARIMAR_STORE_URL is not: the embedded store has no password")
         if self.store_password and urlsplit(self.store_url).password:
@@ -195,12 +215,30 @@ def unknown_names(environment: Iterable[str]) -> list[str]:
     return lines
 
 
+def _told(error: ErrorDetails, *, secret: bool) -> str:
+    """One problem in words of ours: what was got (of a secret nothing), what is wanted."""
+    bounds = error.get("ctx", {})
+    wanted = {
+        "int_parsing": "a whole number",
+        "float_parsing": "a number",
+        "bool_parsing": "1 or 0",
+        "literal_error": bounds.get("expected", ""),
+        "greater_than_equal": f"at least {bounds.get('ge')}",
+        "less_than_equal": f"at most {bounds.get('le')}",
+        "greater_than": f"more than {bounds.get('gt')}",
+        "string_too_short": "a text",
+    }.get(error["type"])
+    if wanted is None:
+        return error["msg"].removeprefix("Value error, ")
+    return f"wanted {wanted}" if secret else f"got {str(error['input'])[:80]!r}, wanted {wanted}"
+
+
 def _lines(error: ValidationError) -> dict[str, list[str]]:
     """Problems by field; those of several fields together stand under the empty name."""
     found: dict[str, list[str]] = {}
     for e in error.errors():
         field = str(e["loc"][0]).lower() if e["loc"] else ""
-        message = e["msg"].removeprefix("Value error, ")
+        message = _told(e, secret=bool(field) and not Settings.model_fields[field].repr)
         found.setdefault(field, []).extend(f"{PREFIX}{field.upper()}: {message}" if field else line for line in message.split("\n"))
     return found
 

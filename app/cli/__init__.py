@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import bench, evaluate, keys, talk, tenants
+from app.cli import audit_log, bench, evaluate, keys, talk, tenants
 from app.cli.audit import audit
 from app.cli.chaos import chaos
 from app.cli.doctor import doctor
@@ -25,6 +25,7 @@ cli.add_typer(keys.cli, name="keys")
 cli.command()(train)
 cli.command()(chaos)
 cli.command()(audit)
+cli.add_typer(audit_log.cli, name="audit-log")
 cli.add_typer(tenants.cli, name="tenants")
 cli.command()(talk.teach)
 cli.command()(talk.ask)
@@ -67,21 +68,22 @@ def list_models() -> None:
 @models.command("folder")
 def models_folder() -> None:
     """Print the folder of converted weights."""
-    from app.settings import Settings
+    from app.cli.serve import settings_or_exit
 
-    typer.echo(Settings().weights_dir)
+    typer.echo(settings_or_exit().weights_dir)
 
 
 @models.command("fetch")
 def fetch_models(names: Annotated[list[str] | None, typer.Argument(help="all when none is named")] = None) -> None:
     """Download and convert weights into the data folder."""
-    from app.settings import Settings
+    from app.cli.serve import settings_or_exit
     from models import weights
     from models.errors import ModelError
 
+    folder = settings_or_exit().weights_dir
     for name in names or list(weights.REGISTRY):
         try:
-            found = weights.locate(name, Settings().weights_dir, lambda text: typer.echo(text, err=True))
+            found = weights.locate(name, folder, lambda text: typer.echo(text, err=True))
         except ModelError as error:
             typer.echo(f"larimar: {error}", err=True)
             raise typer.Exit(1) from None

@@ -22,7 +22,7 @@ def chaos(
     """Make faults in servers of this machine, and check that nothing acknowledged is lost and nothing forgotten returns."""
     from app.chaos.faults import FAULTS, Stage
     from app.chaos.processes import Missing
-    from app.settings import Settings
+    from app.cli.serve import settings_or_exit
 
     named = faults or list(FAULTS)
     if unknown := [name for name in named if name not in FAULTS]:
@@ -31,11 +31,11 @@ def chaos(
     if store not in ("embedded", "redis"):
         typer.echo(f"larimar: --store {store!r}: wanted embedded or redis", err=True)
         raise typer.Exit(2)
-    outcomes = []
+    outcomes, weights = [], settings_or_exit().weights_dir
     for name in named:
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="larimar-chaos-") as folder:
-            stage = Stage(Path(folder), Settings().weights_dir, store, rounds, seed, lambda text: typer.echo(text, err=True))
+            stage = Stage(Path(folder), weights, store, rounds, seed, lambda text: typer.echo(text, err=True))
             try:
                 outcome = FAULTS[name](stage)
             except Missing as missing:

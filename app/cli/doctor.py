@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import typer
+from redis.exceptions import AuthenticationError
 from rich.console import Console
 from rich.table import Table
 
@@ -57,7 +58,7 @@ def _model(settings: Settings) -> Finding:
 
     try:
         fitted = Adapter.load(settings.adapter or adapters.shipped(settings.decoder), settings.decoder)
-        encoder, decoder = (weights.locate(name, settings.weights_dir, lambda _: None) for name in (ENCODER, settings.decoder))
+        encoder, decoder = (weights.locate(name, settings.weights_dir, Console(stderr=True).print) for name in (ENCODER, settings.decoder))
         fitted.check(
             decoder=settings.decoder, decoder_fingerprint=decoder.fingerprint, encoder_fingerprint=encoder.fingerprint
         )
@@ -89,13 +90,21 @@ def _store(settings: Settings) -> Finding:
             url = valkey.url
         drift_s, version, took_s = asyncio.run(ask(url))
     except Exception as error:  # whatever keeps the store from answering is what is to be told
-        return Finding("store", f"{type(error).__name__}: {error}", "see that it runs, and look at LARIMAR_STORE_URL and its password")
+        return Finding("store", f"{type(error).__name__}: {error}", _store_advice(settings, error))
     finally:
         if valkey is not None:
             valkey.close()
     kind = "embedded Valkey" if not settings.store_url else "store"
     advice = "" if abs(drift_s) < CLOCK_S else f"the clocks differ by {drift_s:+.1f} s: keys and facts expire by them; run NTP"
     return Finding("store", f"{kind} {version} answers in {1e3 * took_s:.1f} ms", advice)
+
+
+def _store_advice(settings: Settings, error: Exception) -> str:
+    if not settings.store_url:
+        return "set LARIMAR_DATA_DIR to a folder of yours on a local disk, or LARIMAR_STORE_URL to a Redis"
+    if isinstance(error, AuthenticationError):
+        return "set LARIMAR_STORE_PASSWORD to the store's password"
+    return "see that it runs and can be reached from here, and look at LARIMAR_STORE_URL"
 
 
 LOOKS: tuple[Callable[[Settings], Finding], ...] = (_disk, _device, _model, _store)

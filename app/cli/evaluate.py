@@ -26,10 +26,11 @@ def run(experiment: str, function: str, **options: Any) -> None:
 
     from rich.console import Console
 
-    from app.cli.serve import fail
+    from app.cli.serve import fail, settings_or_exit
     from app.experiments.setup import Setup
     from models.errors import ModelError
 
+    settings_or_exit()
     try:
         table = getattr(importlib.import_module(f"app.experiments.{function}"), function)(Setup(experiment, **options))
     except (ModelError, ValueError, OSError) as error:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 import typer
 
-from app.cli.serve import fail, settings_or_exit
+from app.cli.serve import fail
+from app.cli.store import with_store
 from app.keys import ApiKey, KeyNotFound, KeyRing, Scope
 
 cli = typer.Typer(no_args_is_help=True, help="API keys: who may do what to which tenant's memory.")
@@ -28,42 +27,11 @@ def seconds(text: str) -> float:
     return float(found[1]) * SECONDS[found[2]]
 
 
-@asynccontextmanager
-async def _ring() -> AsyncIterator[KeyRing]:
-    """The keys in the configured store; an embedded store is started for the moment if no server has it running."""
-    from memory.connection import connect
-    from memory.embedded import EmbeddedValkey, running_url
-
-    settings = settings_or_exit()
-    url, valkey = settings.store_address or running_url(settings.data_dir), None
-    if not url:
-        valkey = EmbeddedValkey(settings.data_dir)
-        await asyncio.to_thread(valkey.start)
-        url = valkey.url
-    client = connect(url, timeout_s=settings.store_timeout_s)
-    try:
-        yield KeyRing(client)
-    finally:
-        await client.aclose()
-        if valkey is not None:
-            await asyncio.to_thread(valkey.close)
-
-
 def _do(work: Callable[[KeyRing], Awaitable[T]]) -> T:
-    from redis.exceptions import RedisError
-
-    from memory.errors import MemoryError_
-
-    async def run() -> T:
-        async with _ring() as ring:
-            return await work(ring)
-
     try:
-        return asyncio.run(run())
+        return with_store(lambda client: work(KeyRing(client)))
     except KeyNotFound as error:
         fail(f"{error}; `larimar keys list` shows the ids")
-    except (ValueError, MemoryError_, RedisError, OSError) as error:
-        fail(str(error))
 
 
 def _show(secret: str, key: ApiKey) -> None:

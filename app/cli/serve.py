@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from app import tracing
@@ -16,6 +17,8 @@ from app.settings import Settings, read_settings
 if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
+
+    from app.main import LoadModel
 
 
 def fail(message: str) -> NoReturn:
@@ -69,13 +72,11 @@ def serve() -> None:
     """Serve until SIGTERM or SIGINT; requests in flight are finished."""
     settings = settings_or_exit()
     configure(settings.log_level)
-    try:
-        tracing.configure(os.environ)
-    except ValueError as error:
-        fail(str(error))
-    sockets = [bind(settings.host, settings.port)]
+    shared = bind(settings.host, settings.port)
+    sockets = [[shared] for _ in range(settings.workers)]
     if settings.admin_port is not None:
-        sockets.append(bind(settings.admin_host, settings.admin_port, "LARIMAR_ADMIN_PORT"))
+        for number, own in enumerate(sockets):
+            own.append(bind(settings.admin_host, settings.admin_port + number, "LARIMAR_ADMIN_PORT"))
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         probe = settings.data_dir / ".writable"
@@ -83,21 +84,40 @@ def serve() -> None:
         probe.unlink()
     except OSError as error:
         fail(f"the data folder {settings.data_dir} is not writable ({error.strerror}); set LARIMAR_DATA_DIR")
+    host, port = shared.getsockname()[:2]
+    print(f"larimar: starting on http://{host}:{port}", file=sys.stderr, flush=True)
+    if settings.workers > 1:
+        from app.cli.workers import supervise
+
+        raise SystemExit(supervise(settings, sockets))
+    run(settings, sockets[0])
+
+
+def run(settings: Settings, sockets: Sequence[socket.socket], load: LoadModel | None = None) -> None:
+    """Serve on these sockets, in this process."""
+    try:
+        tracing.configure(os.environ)
+    except ValueError as error:
+        fail(str(error))
 
     import uvicorn
 
-    from app.main import create_app
-    from memory.errors import MemoryError_
+    from app.main import create_app, load_model
+    from memory.errors import MemoryError_, StoreUnavailable
     from models.errors import ModelError
 
-    app = create_app(settings)
+    app = create_app(settings, load=load or load_model)
     config = uvicorn_config(app, settings)
     server = uvicorn.Server(config)
     logging.getLogger("uvicorn.error").addFilter(lambda _: app.state.failure is None)  # told below, without a traceback
-    host, port = sockets[0].getsockname()[:2]
-    print(f"larimar: starting on http://{host}:{port}", file=sys.stderr, flush=True)
-    server.run(sockets=sockets)
+    try:
+        server.run(sockets=list(sockets))
+    except SystemExit:  # of uvicorn, when the app cannot start
+        if app.state.failure is None:
+            raise
     failure = app.state.failure
+    if isinstance(failure, StoreUnavailable) and settings.store_url:
+        fail(f"the store does not answer ({failure}); look at LARIMAR_STORE_URL and LARIMAR_STORE_PASSWORD, or run `larimar doctor`")
     if isinstance(failure, (MemoryError_, ModelError, ValueError)):
         fail(str(failure))
     if failure is not None:

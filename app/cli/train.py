@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.cli.serve import fail
+from app.cli.serve import fail, settings_or_exit
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,6 @@ def _train(
 ) -> None:
     from dataclasses import asdict, replace
 
-    from app.settings import Settings
     from models.corpus import Corpus
     from models.curve import plot
     from models.device import pick, training_dtype
@@ -58,7 +57,7 @@ def _train(
     from models.training import Checkpoint
 
     corpus, checkpoint = Corpus.read(data), Checkpoint(folder / "checkpoint.safetensors")
-    settings = Settings()
+    settings = settings_or_exit()
     device = pick(settings.device)
     begun = checkpoint.schedule() if checkpoint.path.exists() else None
     dtype = begun.dtype if begun else str(training_dtype(device)).removeprefix("torch.")

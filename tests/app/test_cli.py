@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from app.cli import cli
 from app.settings import PREFIX
+from tests.app.hosting import hosted
 from tests.app.serving import serving
 
 pytestmark = pytest.mark.service
@@ -109,3 +110,35 @@ def test_the_doctor_names_what_is_wrong_and_what_to_do(monkeypatch: pytest.Monke
     assert "LARIMAR_STORE_URL" in done.output and "LARIMAR_DEVICE=cpu" in done.output and "larimar train" in done.output
     monkeypatch.setenv(f"{PREFIX}PORT", "http")
     assert "LARIMAR_PORT" in run("doctor").output
+
+
+def test_the_audit_log_is_exported_without_a_server(tmp_path: Path) -> None:
+    with hosted(tmp_path) as client:
+        for number in range(3):
+            body = {"prompt": f"the colour of ship {number} is", "target": "red", "id": f"ship-{number}"}
+            assert client.post("/facts", json=body).status_code == 201
+        client.delete("/facts/ship-1")
+    file = tmp_path / "audit.jsonl"
+    done = run("audit-log", "export", str(file))
+    assert done.exit_code == 0, done.output
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(entry["action"], entry["fact"]) for entry in entries] == [
+        ("wrote", "ship-0"),
+        ("wrote", "ship-1"),
+        ("wrote", "ship-2"),
+        ("forgot", "ship-1"),
+    ]
+    assert "colour" not in file.read_text() and file.stat().st_mode & 0o077 == 0
+    later = [json.loads(line) for line in run("audit-log", "export", "--after", entries[1]["id"]).stdout.splitlines()]
+    assert later == entries[2:]
+    assert run("audit-log", "export", "--tenant", "another").stdout == ""
+    again = run("audit-log", "export", str(file))
+    assert again.exit_code == 1 and "is there already" in again.output
+    assert "wanted the id of an entry" in run("audit-log", "export", "--after", "yesterday").output
+
+
+@pytest.mark.parametrize("words", [("models", "folder"), ("models", "fetch"), ("evaluate", "zsre", "--data", "x"), ("keys", "list")])
+def test_bad_settings_end_any_command_with_the_list(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    monkeypatch.setenv(f"{PREFIX}PORT", "http")
+    done = run(*words)
+    assert done.exit_code == 1 and "LARIMAR_PORT: got 'http', wanted a whole number" in done.output

@@ -31,13 +31,42 @@ def test_defaults_are_usable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://u:p@h:6379/0",
+        "rediss://h:1?ssl_ca_certs=/a/b",
+        "unix:///tmp/a:b.sock",
+        "redis://[::1]:6379/0",
+        "redis://[::1]/0",
+        "redis+sentinel://u:p@a:26379,b:26379/master/1",
+        "redis+sentinel://a,b/master",
+    ],
+)
+def test_addresses_that_are_usable(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    assert problems(monkeypatch, STORE_URL=url) == []
+
+
+@pytest.mark.parametrize(
     ("environment", "says"),
     [
         ({"PROT": "1"}, "LARIMAR_PROT: there is no such setting; did you mean LARIMAR_PORT?"),
-        ({"PORT": "http"}, "LARIMAR_PORT: Input should be a valid integer"),
-        ({"PORT": "70000"}, "LARIMAR_PORT: Input should be less than or equal to 65535"),
+        ({"PORT": "http"}, "LARIMAR_PORT: got 'http', wanted a whole number"),
+        ({"PORT": "70000"}, "LARIMAR_PORT: got '70000', wanted at most 65535"),
+        ({"INSECURE": "maybe"}, "LARIMAR_INSECURE: got 'maybe', wanted 1 or 0"),
+        ({"READ_WAIT_S": "long"}, "LARIMAR_READ_WAIT_S: got 'long', wanted a number"),
+        ({"DURABILITY": "never"}, "LARIMAR_DURABILITY: got 'never', wanted 'memory', 'disk' or 'replica'"),
+        ({"DECODER": ""}, "LARIMAR_DECODER: got '', wanted a text"),
+        ({"SNAPSHOT_S": "0"}, "LARIMAR_SNAPSHOT_S: got '0', wanted more than 0"),
+        ({"WORKERS": "2"}, "LARIMAR_WORKERS=2 needs LARIMAR_STORE_URL"),
+        ({"WORKERS": "2", "STORE_URL": "redis://h", "DEVICE": "cuda:1"}, "LARIMAR_DEVICE=cuda:1: one process owns one device"),
+        ({"WORKERS": "3", "STORE_URL": "redis://h", "ADMIN_PORT": "8079"}, "LARIMAR_ADMIN_PORT=8079 takes a port for each"),
+        ({"WORKERS": "3", "STORE_URL": "redis://h", "ADMIN_PORT": "65534"}, "LARIMAR_ADMIN_PORT=65534 takes a port for each"),
         ({"STORE_URL": "postgres://u:secret@h"}, "scheme 'postgres', wanted redis://…, rediss://…, unix://…"),
         ({"STORE_URL": "localhost:6379"}, "LARIMAR_STORE_URL: got an address with scheme ''"),
+        ({"STORE_URL": "redis://:pa/secret@host:6379"}, "LARIMAR_STORE_URL: a port in the address is no number"),
+        ({"STORE_URL": "redis://host:port"}, "LARIMAR_STORE_URL: a port in the address is no number"),
+        ({"STORE_URL": "redis+sentinel://host:26379"}, "LARIMAR_STORE_URL: wanted redis+sentinel://host:port,host:port/master-name"),
         ({"DEVICE": "gpu"}, "LARIMAR_DEVICE: got 'gpu', wanted auto, cpu, cuda or cuda:N"),
         ({"ADAPTER": "/nowhere/a.safetensors"}, "LARIMAR_ADAPTER: there is no file /nowhere/a.safetensors"),
         ({"LOG_LEVEL": "loud"}, "LARIMAR_LOG_LEVEL: got 'loud'"),

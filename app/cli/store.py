@@ -1,0 +1,56 @@
+"""The store that the settings name, for commands that need no server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from app.cli.serve import fail, settings_or_exit
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Redis]:
+    """A client of it; an embedded store is started for the moment if no server has it running."""
+    from memory.connection import connect
+    from memory.embedded import EmbeddedValkey, running_url
+
+    settings = settings_or_exit()
+    url, valkey = settings.store_address or running_url(settings.data_dir), None
+    if not url:
+        valkey = EmbeddedValkey(settings.data_dir)
+        await asyncio.to_thread(valkey.start)
+        url = valkey.url
+    client = connect(url, timeout_s=settings.store_timeout_s)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+        if valkey is not None:
+            await asyncio.to_thread(valkey.close)
+
+
+def with_store(work: Callable[[Redis], Awaitable[T]]) -> T:
+    """Do something with the store; what keeps it from being done ends the command with one line."""
+    from redis.exceptions import AuthenticationError, RedisError
+
+    from memory.errors import MemoryError_
+
+    async def run() -> T:
+        async with connected() as client:
+            return await work(client)
+
+    try:
+        return asyncio.run(run())
+    except AuthenticationError as error:
+        fail(f"the store refuses the password ({error}); set LARIMAR_STORE_PASSWORD")
+    except (RedisError, OSError) as error:
+        fail(f"the store cannot be reached ({error}); look at LARIMAR_STORE_URL, or run `larimar doctor`")
+    except (ValueError, MemoryError_) as error:
+        fail(str(error))
