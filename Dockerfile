@@ -7,21 +7,19 @@
 FROM python:3.11-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/larimar/bin:$PATH
 
-# Dependencies alone: this layer changes only when the lock does. Every wheel is binary, so no stage holds a compiler.
+# Dependencies alone: this layer changes only when the lock does. Every wheel is binary, so no stage holds a compiler, and every
+# file but torch's is checked against its hash.
 FROM base AS dependencies
 ARG TORCH_INDEX=""
 WORKDIR /build
-COPY requirements.lock pyproject.toml ./
-RUN python -m venv /opt/larimar
-RUN --mount=type=cache,target=/root/.cache/pip \
-    if [ -n "$TORCH_INDEX" ]; then pip install --only-binary :all: --index-url "$TORCH_INDEX" -c requirements.lock torch; fi
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > wanted.txt \
-    && pip install --only-binary :all: -c requirements.lock -r wanted.txt
+COPY requirements.lock docker/requirements.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip python -m venv /opt/larimar \
+    && pip install --only-binary :all: --no-deps --require-hashes -r requirements.txt \
+    && pip install --only-binary :all: ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -c requirements.lock torch
 
 # The server itself.
 FROM dependencies AS server
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY memory memory
 COPY models models

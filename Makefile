@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint train evaluate reference dashboards picture replay lock clean docs links sbom
+.PHONY: help serve test lint train evaluate reference dashboards picture replay lock clean docs links sbom audit
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -52,13 +52,19 @@ sbom: $(VENV)/.installed ## write a CycloneDX list of what is installed to sbom.
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[audit]'
 	@$(BIN)/cyclonedx-py environment $(BIN)/python --output-file sbom.json
 
+audit: $(VENV)/.installed ## ask the registry for known weaknesses of what is locked
+	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[audit]'
+	@$(BIN)/pip-audit --strict --no-deps --disable-pip -r docker/requirements.txt
+
 replay: $(VENV)/.installed ## replay the steps of the Dockerfile in an empty folder
 	@$(BIN)/python docker/replay.py
 
-lock: ## write requirements.lock from a fresh environment
+lock: ## write requirements.lock from a fresh environment, and docker/requirements.txt with hashes
 	@rm -rf .lock && $(PYTHON) -m venv .lock
-	@.lock/bin/python -m pip install --quiet -e '.[dev,train]'
+	@.lock/bin/python -m pip install --quiet -e '.[dev,train,audit]'
 	@.lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' > requirements.lock
+	@.lock/bin/python -m pip install --quiet uv
+	@PATH=$(CURDIR)/.lock/bin:$$PATH .lock/bin/python docker/lock.py
 	@rm -rf .lock
 
 clean: ## remove the environment and caches

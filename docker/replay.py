@@ -56,7 +56,7 @@ def replay(folder: Path) -> dict[str, str]:
         if word == "COPY":
             *sources, target = rest.split()
             for source in sources:
-                place = folder / "build" / (target if target != "./" else source)
+                place = folder / "build" / (target if target != "./" else Path(source).name)
                 shutil.copytree(ROOT / source, place) if (ROOT / source).is_dir() else shutil.copy(ROOT / source, place)
         elif word == "ENV":
             environment |= dict(here(pair).split("=", 1) for pair in rest.split())
