@@ -21,7 +21,11 @@ _ABBREVIATION = re.compile(
 _LEAD = re.compile(r"^(?:it|they|he|she|that|this|those|these|the answer|answer)\b(?:\s+\S+){0,4}$", re.IGNORECASE)
 
 _ASKING = r"who|whom|whose|what|what's|when|where|which|why|how|is|are|was|were|does|do|did|can|will"
-_AND = re.compile(rf"\s*,?\s+(?:and|or)\s+(?=(?:{_ASKING}|in which|at what|on what|by whom|from where)\b)", re.IGNORECASE)
+_AND = re.compile(r"\s*,?\s+(?:and|or)\s+(?:so\s+)?", re.IGNORECASE)
+# A clause asks by its first word, or by a word that asks anywhere in it: "in which year …", "the painting is by whom".
+_ASKS = re.compile(
+    r"^(?:is|are|was|were|does|do|did|can|will)\b|\b(?:who|whom|whose|what|when|where|which|why|how)(?:'s)?\b", re.IGNORECASE
+)
 _LISTED = re.compile(
     r"^(what (?:is|are|was|were)|what's|tell me|give me|i need|show me)\s+(?:the|its|their)\s+((?:[\w-]+,\s*)*[\w-]+(?: [\w-]+)?)"
     r",?\s+and\s+(?:the\s+)?([\w-]+(?: [\w-]+)?)\s+((?:of|for|in|at)\s.+)$",
@@ -30,7 +34,7 @@ _LISTED = re.compile(
 # What a first clause says besides its subject.
 _SUBJECT = re.compile(rf"^(?:(?:and|so|please|tell me|do you know)\s+)*(?:(?:{_ASKING}|the|of)\s+)+", re.IGNORECASE)
 _NAMED_LAST = re.compile(r"\s(?<!\bthe\s)([A-Z0-9][\w'’.&-]*(?:\s+(?:(?:of|the|de|von|van|&)\s+)*[A-Z0-9][\w'’.&-]*)*)[?.]?$")
-_PRONOUN = re.compile(r"\b(?:it|its|they|them|their|he|him|his|she|her|there)\b", re.IGNORECASE)
+_PRONOUN = re.compile(r"\b(?:it|its|they|them|their|he|him|his|she|her|(?<!\bis )(?<!\bare )(?<!\bwas )(?<!\bwere )there)\b", re.IGNORECASE)
 
 
 def clean(text: str) -> str:
@@ -69,10 +73,21 @@ def _clauses(sentence: str) -> list[str]:
     if listed := _LISTED.match(sentence):
         lead, first, second, rest = listed.groups()
         return [f"{lead} the {what} {rest}" for what in (*re.split(r",\s*", first), second)]
-    clauses = [c.strip(" ,") for c in _AND.split(sentence)]
+    clauses = _asking(sentence)
     named = _NAMED_LAST.search(clauses[0])
     subject = named[1] if named else _SUBJECT.sub("", clauses[0]).strip(" ?,.")
     return [clauses[0], *(_PRONOUN.sub(subject, clause, count=1) if subject else clause for clause in clauses[1:])]
+
+
+def _asking(sentence: str) -> list[str]:
+    """A sentence cut at the "and"s after which, as before which, something is asked: not at that of "Tom and Jerry"."""
+    clauses: list[str] = []
+    start = 0
+    for cut in _AND.finditer(sentence):
+        if _ASKS.search(sentence[start : cut.start()]) and _ASKS.search(_AND.split(sentence[cut.end() :], maxsplit=1)[0]):
+            clauses.append(sentence[start : cut.start()])
+            start = cut.end()
+    return [clause.strip(" ,") for clause in (*clauses, sentence[start:])]
 
 
 def _all(prompt: str) -> list[str]:
@@ -87,6 +102,8 @@ def _sentences(text: str) -> list[str]:
     for end in _END.finditer(text):
         if text[end.start()] == "." and _ABBREVIATION.search(text[max(start, end.start() - 40) : end.start() + 1]):
             continue
+        if text[end.start()] == "!" and text[:1].isupper() and text[end.end() :].lstrip()[:1].islower():
+            continue  # a title's: "What country did Sell Out! come from?"
         out.append(text[start : end.end()].strip())
         start = end.end()
     return [s for s in (*out, text[start:].strip()) if s]

@@ -84,6 +84,11 @@ def test_a_prompt_without_a_sentence_gives_itself(prompt: str) -> None:
     assert split(prompt) == [prompt.strip()]
 
 
+def test_a_titles_exclamation_mark_ends_no_sentence() -> None:
+    assert split("What country did Sell Out! come from?") == ["What country did Sell Out! come from?"]
+    assert split("hi! who is it?")[1:] == split("Hi! Who is it?".lower())[1:] == ["hi!", "who is it?"]
+
+
 def test_what_leads_to_an_answer_asks_for_nothing_by_itself() -> None:
     assert split("What does Pan Ron play? They play") == ["What does Pan Ron play? They play", "What does Pan Ron play?"]
 
@@ -97,7 +102,14 @@ def test_what_leads_to_an_answer_asks_for_nothing_by_itself() -> None:
             "Tell me the owner, budget and deadline of project X.",
             [f"Tell me the {what} of project X." for what in ("owner", "budget", "deadline")],
         ),
+        ("Who built it, and in what kind of rock is Gate 4 cut?", ["Who built it", "in what kind of rock is Gate 4 cut?"]),
+        ("The mother of Ada is who, and player Bo is on which team?", ["The mother of Ada is who", "player Bo is on which team?"]),
+        (
+            "Where is Zor from, and so what is Kal, and in what sea is there ice?",
+            ["Where is Zor from", "what is Kal", "in what sea is there ice?"],
+        ),
         ("Who wrote Pride and Prejudice?", []),
+        ("Which country do Tom and Jerry come from?", []),
         ("I am new here. Where is the key?", []),
     ],
 )
