@@ -70,6 +70,9 @@ class Batch:
             sequence.extend(row, greedy)
             if sequence.finish:
                 sequence.cache = None
+        # A sequence whose memory has said all is read again without it.
+        self._reading.extend(sequence for sequence in speaking if len(sequence.unread))
+        speaking = [sequence for sequence in speaking if not len(sequence.unread)]
         self._speaking = [sequence for sequence in speaking if not sequence.finish]
         return speaking
 

@@ -157,7 +157,8 @@ class Decoder:
         """A prompt, with an optional prefix (P, d) and its pointer, ready to join a batch."""
         with torch.inference_mode():
             (embeddings,) = self._inputs([prompt], [prefix])
-        return TextSequence(embeddings, len(prompt), sampling, self.text, self.end_ids, pointer)
+        alone = None if prefix is None else lambda said: self.embed([*prompt, *said])
+        return TextSequence(embeddings, len(prompt), sampling, self.text, self.end_ids, pointer, alone)
 
     def batch(self) -> Batch:
         """An empty batch that sequences join and leave."""

@@ -34,6 +34,7 @@ class Pointer:
     def __init__(self, ways: Iterable[Sequence[int]]) -> None:
         self._said = {tuple(ids): 0 for ids in ways if ids}  # tokens to how many of them have just been said
         self._begun = False
+        self.done = False  # whether the answer has been said
 
     @property
     def bonus(self) -> dict[int, float]:
@@ -55,4 +56,4 @@ class Pointer:
         for way, said in self._said.items():
             self._said[way] = said + 1 if token == way[said] else int(token == way[0])
         if any(said == len(way) for way, said in self._said.items()):
-            self._said = {}
+            self._said, self.done = {}, True

@@ -24,6 +24,9 @@ class TextSequence:
         decode: token ids to text.
         ends: ids of tokens that end a text.
         pointer: holds the text to the readouts that its prefix says.
+        alone: ids of what has been said to the embeddings (T, d) of the prompt and it, without the prefix. When the pointer
+            has said its answer and the text does not end there, the memory has no more to say: the prefix is let go, and
+            what follows is the decoder's own continuation of prompt and answer.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class TextSequence:
         decode: Callable[[Sequence[int]], str],
         ends: frozenset[int],
         pointer: Pointer | None = None,
+        alone: Callable[[Sequence[int]], Tensor] | None = None,
     ) -> None:
         self.unread, self.prompt_tokens, self.sampling = embeddings, prompt_tokens, sampling
         self.capacity = len(embeddings) + sampling.max_new_tokens
@@ -42,7 +46,7 @@ class TextSequence:
         self.text = ""
         self.finish: FinishReason | None = None
         self.log_probs: list[TokenLogProb] = []
-        self._decode, self._ends, self._pointer = decode, ends, pointer
+        self._decode, self._ends, self._pointer, self._alone = decode, ends, pointer, alone
         self._generator = generator_of(sampling)
         self._started = time.perf_counter()
         self._first_token_s = self._total_s = 0.0
@@ -62,8 +66,11 @@ class TextSequence:
         return settled[: len(settled) - held]
 
     def extend(self, logits: Tensor, greedy: int) -> None:
-        """Take the next token, given (V,) logits and their argmax."""
+        """Take the next token, given (V,) logits and their argmax; or let the prefix go, and have `unread` again."""
         asked = self.sampling
+        if self._alone and self._pointer and self._pointer.done and greedy not in self._ends:
+            self.unread, self.cache, self._alone = self._alone(self.ids), None, None
+            return
         if self._pointer is not None and (pointed := self._pointer.apply(logits)) is not logits:
             logits, greedy = pointed, int(pointed.argmax())
         token = greedy

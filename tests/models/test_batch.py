@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from models.batch import CHUNK
 from models.decoder import Decoder, Sampling
+from models.pointer import Pointer
 from models.sequence import TextSequence
 from tests.models.architectures import toy_decoder
 
@@ -52,6 +53,33 @@ def test_a_prefix_beside_a_plain_prompt_changes_only_its_own_text(decoder: Decod
     plain, told = decoder.generate([prompt, prompt], [None, prefix], [Sampling(20)] * 2)
     assert plain.text == alone(decoder, "The colour is", Sampling(20))
     assert told.text == alone(decoder, "remember: The colour is", Sampling(20))
+
+
+def test_once_the_answer_is_said_the_decoder_goes_on_as_without_a_prefix(decoder: Decoder) -> None:
+    prompt, answer = decoder.tokens("The colour is"), decoder.answer_tokens("ultramarine")
+    prefix = decoder.embed(decoder.tokens("remember: "))
+    asked = [(prompt, prefix, Sampling(40), Certain([answer])), (prompt, None, Sampling(40)), (prompt, prefix, Sampling(40))]
+    told, plain, held = (decoder.sequence(*one) for one in asked)
+    run(decoder, [told, plain, held], [0, 2, 3])
+    own = decoder.generate([[*prompt, *answer]], [None], [Sampling(40 - len(answer))])[0]
+    assert told.ids == [*answer, *own.token_ids] and len(told.ids) == 40
+    assert plain.text == alone(decoder, "The colour is", Sampling(40))
+    assert held.text == alone(decoder, "remember: The colour is", Sampling(40))
+
+
+def test_a_text_that_ends_with_its_answer_ends(decoder: Decoder) -> None:
+    sequence = decoder.sequence([1, 2], decoder.embed([3]), Sampling(9), Certain([[5]]))
+    sequence.extend(torch.zeros(300), 0)
+    sequence.extend(torch.zeros(300), next(iter(decoder.end_ids)))
+    assert (sequence.ids, sequence.finish) == ([5], "stop")
+
+
+class Certain(Pointer):
+    """A pointer that an untrained decoder cannot but follow."""
+
+    @property
+    def bonus(self) -> dict[int, float]:
+        return dict.fromkeys(super().bonus, 1e4)
 
 
 def test_one_that_is_removed_stops_at_once_and_the_others_go_on(decoder: Decoder) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import pytest
 import torch
 from hypothesis import given
@@ -24,8 +26,9 @@ def test_who_follows_the_bonus_says_the_answer_once(answer: list[int]) -> None:
         (token,) = bonus
         assert bonus[token] == (NEXT if said else FIRST)
         said.append(token)
+        assert not pointer.done
         pointer.advance(token)
-    assert said == answer
+    assert said == answer and pointer.done
 
 
 @given(TOKENS, TOKENS)
@@ -72,8 +75,10 @@ def test_forcing_scores_the_logits_that_generation_chooses_from() -> None:
     code = MODEL.encode_fact("Who runs Acme?", "Oslo")[1]
     said = MODEL.generate("Who runs Acme?", code=code, sampling=Sampling(max_new_tokens=10))
     decoder, tokens = MODEL.decoder, [MODEL.decoder.tokens("Who runs Acme?")]
-    forced = decoder.force(tokens, [said.token_ids], [MODEL.soft_tokens(code)], [MODEL.pointer(code)])[0]
-    assert forced.exact
+    pointer = MODEL.pointer(code)
+    held = list(takewhile(lambda token: not pointer.done and not pointer.advance(token), said.token_ids))  # with the prefix
+    forced = decoder.force(tokens, [held], [MODEL.soft_tokens(code)], [MODEL.pointer(code)])[0]
+    assert held and forced.exact
     assert MODEL.pointer(None) is None
     assert MODEL.pointer(torch.zeros(3 * toys.SLOT_DIM)) is None
 
