@@ -168,7 +168,7 @@ class Service:
                 expires_at=fact.expires_at if expires_at is None else expires_at,
             )
 
-        committed = await self.tenants.update(tenant, fact_id, revised, expires_at=expires_at)
+        committed = await self.tenants.update(tenant, fact_id, revised)
         assert committed.change.fact is not None
         total_s = time.perf_counter() - started
         self._observe("write", encode_s, committed, total_s)

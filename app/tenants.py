@@ -125,9 +125,7 @@ class Tenants:
         del self._tenants[tenant.name]
         self._bytes -= tenant.size_bytes
 
-    async def write(
-        self, name: str, fact: Fact, *, on_conflict: OnConflict = "supersede", answer: Answer | None = None
-    ) -> Committed:
+    async def write(self, name: str, fact: Fact, *, on_conflict: OnConflict = "supersede", answer: Answer | None = None) -> Committed:
         """Write a fact. Raises as `write_many` returns.
 
         Args:
@@ -153,8 +151,6 @@ class Tenants:
             commit and all that come after.
         """
         outcomes: list[Committed | Exception] = []
-        for at in {fact.expires_at for fact in facts if fact.expires_at is not None}:
-            await self.store.expect_expiry(name, at)
         while len(outcomes) < len(facts):
             left = facts[len(outcomes) :]
 
@@ -184,12 +180,8 @@ class Tenants:
             return TenantFull("bytes", memory.size_bytes, self.holding.max_bytes)
         return None
 
-    async def update(
-        self, name: str, fact_id: str, revise: Callable[[Fact], Fact], *, expires_at: float | None = None
-    ) -> Committed:
+    async def update(self, name: str, fact_id: str, revise: Callable[[Fact], Fact]) -> Committed:
         """Put a revised fact in the place of one. Raises FactNotFound and as `write`."""
-        if expires_at is not None:
-            await self.store.expect_expiry(name, expires_at)
         return await self._one(name, lambda memory: memory.plan_update(revise(memory.get(fact_id))))
 
     async def forget(self, name: str, fact_id: str) -> Committed:
@@ -292,6 +284,9 @@ class Tenants:
         if answer is not None and changes[0].fact is not None:
             kept = answer(changes[0])
             changes[0] = replace(changes[0], fact=replace(changes[0].fact, answer=kept[0]))
+        times = [c.fact.expires_at for c in changes if c.fact is not None and c.fact.expires_at is not None]
+        if times:  # noted before they are committed, and only for what is: a refusal leaves nothing behind
+            await self.store.expect_expiry(tenant.name, min(times))
         try:
             await self.store.commit(tenant.name, *changes, fingerprint=self.model.fingerprint, answer=kept)
         except (VersionConflict, AnswerExists):
@@ -312,9 +307,7 @@ class Tenants:
         self._weigh(tenant)
         made = iter(changes)
         return [
-            outcome
-            if isinstance(outcome, Exception)
-            else Committed(next(made), residual, solve_s, commit_s, commit_at, solve_at)
+            outcome if isinstance(outcome, Exception) else Committed(next(made), residual, solve_s, commit_s, commit_at, solve_at)
             for outcome in planned
         ]
 
@@ -368,5 +361,3 @@ class Tenants:
             memory.mark_stored(pages, version)
             tenant.changes_since_snapshot -= min(count, tenant.changes_since_snapshot)
             tenant.changed_at = taken_at
-
-

@@ -170,18 +170,24 @@ class EpisodicMemory:
 
         Returns:
             An outcome for each fact that the block takes, at least one: its change, or why it is refused (DuplicateId,
-            BadKey). The block ends before a fact that would supersede one of its own, and at BLOCK_BYTES.
+            BadKey). The block ends before a fact that would supersede one of its own or take an id that it frees, and at
+            BLOCK_BYTES.
         """
         refusals: list[MemoryError_ | None] = []
         taken: dict[str, Fact] = {}  # by prompt
+        freed: set[str | None] = set()
         size = 0
         for fact in facts:
+            if fact.id in freed:
+                break
             refusal = self._refusal(fact, taken)
             if refusal is None:
                 prompt, size = normalise(fact.prompt), size + size_bytes(fact)
                 if taken and (prompt in taken or size > BLOCK_BYTES):
                     break
                 taken[prompt] = fact
+                if not keep:
+                    freed.add(self._register.holder(prompt))
             refusals.append(refusal)
         changes = iter(self._changes(taken, keep))
         return [next(changes) if refusal is None else refusal for refusal in refusals]
@@ -201,8 +207,7 @@ class EpisodicMemory:
             return []
         keys = torch.stack([fact.key for fact in facts.values()])
         neighbours = [
-            next(((self._register.page_of(i), similarity) for i, similarity in found), None)
-            for found in self._register.nearest(keys, 1)
+            next(((self._register.page_of(i), similarity) for i, similarity in found), None) for found in self._register.nearest(keys, 1)
         ]
         rows = {index: len(sheet.ids) for index, sheet in self._sheets.items()}
         placement = Placement(keys, neighbours, rows, self.settings.slots)

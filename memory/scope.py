@@ -92,9 +92,7 @@ class Scope:
         meaning = 1.5 * float(query[: self.meaning] @ fact.key[: self.meaning])
         return self.share * meaning + (1.0 - self.share) * (3.0 * (similarity - meaning / 1.5))
 
-    def decide(
-        self, query: str, candidates: Sequence[tuple[Fact, float]], facts: int, key: Tensor | None = None
-    ) -> ScopeDecision:
+    def decide(self, query: str, candidates: Sequence[tuple[Fact, float]], facts: int, key: Tensor | None = None) -> ScopeDecision:
         """The best of the candidates (fact, cosine similarity) for one query sentence, among `facts` facts.
 
         Args:

@@ -59,9 +59,7 @@ def create(
             limits.parse(limit)
         except ValueError:
             fail(f"got the limit {limit!r}, wanted such as 600/minute")
-    secret, key = _do(
-        lambda ring: ring.create(tenant, scopes, name=name, expires_at=expires_at, requests=requests, tokens=tokens)
-    )
+    secret, key = _do(lambda ring: ring.create(tenant, scopes, name=name, expires_at=expires_at, requests=requests, tokens=tokens))
     _show(secret, key)
 
 
