@@ -32,6 +32,7 @@ class MemoryControl(Body):
     memory: Literal["auto", "on", "off"] = "auto"
     exclude: list[FactId] = Field(default_factory=list, max_length=256)
     include_only: list[FactId] | None = Field(None, max_length=256)
+    scope_threshold: float | None = Field(None, ge=-1.0, le=2.0)
 
 
 class StreamOptions(Body):

@@ -54,6 +54,7 @@ class Request:
         use: `auto` uses the memory where it is in scope, `on` always, `off` never.
         exclude, include_only: ids of facts; the answer is what it would be without the others.
         as_of: the version of the memory that is asked; None for the newest.
+        scope_threshold: the score that a fact must reach, instead of the calibrated one.
         asks: texts that may ask for a fact, tried in order until one is in scope; empty: the prompt.
     """
 
@@ -64,6 +65,7 @@ class Request:
     include_only: Sequence[str] | None = None
     asks: Sequence[str] = ()
     as_of: int | None = None
+    scope_threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,9 @@ class Service:
             exclude = excluded(memory, asked)
             for texts in asks:
                 queries = [Query(text, keys[text], part) for text, part in texts.items()]
-                reading, version = await self.tenants.read(tenant, queries, exclude, as_of=asked.as_of)
+                reading, version = await self.tenants.read(
+                    tenant, queries, exclude, threshold=asked.scope_threshold, as_of=asked.as_of
+                )
                 if reading.in_scope:
                     break
             assert reading is not None

@@ -222,14 +222,20 @@ class Tenants:
         return tenant.memory
 
     async def read(
-        self, name: str, queries: Sequence[Query], exclude: Collection[str] = (), *, as_of: int | None = None
+        self,
+        name: str,
+        queries: Sequence[Query],
+        exclude: Collection[str] = (),
+        *,
+        threshold: float | None = None,
+        as_of: int | None = None,
     ) -> tuple[Reading, int]:
         """Read a tenant's memory, or what is kept of it as it was at a version; also the version read."""
         memory = await self.fresh(name)
 
         def read() -> tuple[Reading, int]:
             asked = memory if as_of is None else memory.as_of(as_of)
-            return asked.read(queries, exclude), asked.version
+            return asked.read(queries, exclude, threshold), asked.version
 
         found = await self.worker.run(read)
         if (tenant := self._tenants.get(name)) is not None:

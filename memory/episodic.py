@@ -294,18 +294,21 @@ class EpisodicMemory:
                 page.write(fact.key, fact.code)
         return Sheet(page, (*ids, *(fact.id for fact in facts))), residual
 
-    def read(self, queries: Sequence[Query], exclude: Collection[str] = ()) -> Reading:
+    def read(self, queries: Sequence[Query], exclude: Collection[str] = (), threshold: float | None = None) -> Reading:
         """Read with the query that fits best; `exclude` answers as if those facts were forgotten.
 
         A prompt may say several things; each of its sentences is a query, and the best score wins. Where it asks several
         things, each question that is in scope adds its fact.
+
+        Args:
+            threshold: of scope, instead of the calibrated one.
 
         Raises:
             FactNotFound: an excluded id is unknown.
         """
         for fact_id in exclude:
             self.get(fact_id)
-        decisions = self._decide(queries, exclude)
+        decisions = self._decide(queries, exclude, threshold)
         query, decision = max(zip(queries, decisions, strict=True), key=lambda found: found[1].score)
         if decision.fact is None:
             return Reading(False, decision.score, decision.threshold, 0.0, 1.0, None, (), query.text)
@@ -327,14 +330,14 @@ class EpisodicMemory:
             recalled,
         )
 
-    def _decide(self, queries: Sequence[Query], exclude: Collection[str]) -> list[ScopeDecision]:
+    def _decide(self, queries: Sequence[Query], exclude: Collection[str], threshold: float | None) -> list[ScopeDecision]:
         left = len(self) - len(set(exclude))
         keys = torch.stack([query.key for query in queries])
         nearest = self._register.nearest(keys, self.scope.candidates + len(set(exclude)))
         decisions = []
         for query, found in zip(queries, nearest, strict=True):
             candidates = [(self._register.get(i), s) for i, s in found if i not in exclude][: self.scope.candidates]
-            decisions.append(self.scope.decide(query.text, candidates, left, query.key))
+            decisions.append(self.scope.decide(query.text, candidates, left, query.key, threshold))
         return decisions
 
     def _asked(self, best: ScopeDecision, queries: Sequence[Query], decisions: Sequence[ScopeDecision]) -> list[Fact]:

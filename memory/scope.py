@@ -92,13 +92,21 @@ class Scope:
         meaning = 1.5 * float(query[: self.meaning] @ fact.key[: self.meaning])
         return self.share * meaning + (1.0 - self.share) * (3.0 * (similarity - meaning / 1.5))
 
-    def decide(self, query: str, candidates: Sequence[tuple[Fact, float]], facts: int, key: Tensor | None = None) -> ScopeDecision:
+    def decide(
+        self,
+        query: str,
+        candidates: Sequence[tuple[Fact, float]],
+        facts: int,
+        key: Tensor | None = None,
+        threshold: float | None = None,
+    ) -> ScopeDecision:
         """The best of the candidates (fact, cosine similarity) for one query sentence, among `facts` facts.
 
         Args:
             key: (D,) of the query; without it the similarities are taken as they are.
+            threshold: instead of the calibrated one.
         """
-        threshold = self.threshold_for(facts)
+        threshold = self.threshold_for(facts) if threshold is None else threshold
         best = ScopeDecision(False, -1.0, threshold, 0.0, None)
         for fact, similarity in candidates:
             likeness = similarity if key is None else self.likeness(key, fact, similarity)

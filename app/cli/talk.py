@@ -67,11 +67,12 @@ def ask(
     prompt: Annotated[str, typer.Argument(help='such as "Who runs Acme Rockets?"')],
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="most tokens to generate")] = 32,
     memory: Annotated[str, typer.Option("--memory", help="auto, on or off")] = "auto",
+    threshold: Annotated[float | None, typer.Option("--scope-threshold", help="score a fact must reach, not the calibrated")] = None,
     as_json: Json = False,
 ) -> None:
     """Ask, and see which facts answered."""
     with connected() as client:
-        answer = client.generate(prompt, max_new_tokens=tokens, memory=memory)
+        answer = client.generate(prompt, max_new_tokens=tokens, memory=memory, scope_threshold=threshold)
     if as_json:
         print(answer.model_dump_json())
         return

@@ -79,7 +79,7 @@ def _timings(answered: Answered) -> GenerateTimings:
 @router.post("/query", responses=REFUSED | {404: {"model": Problem}})
 async def query(body: QueryIn, response: Response, service: Serving, settings: Configured, tenant: Reader) -> QueryOut:
     """Read the memory without generating: is the prompt in scope, which facts speak, what does the readout say?"""
-    asked = Ask(body.prompt, exclude=body.exclude, include_only=body.include_only, as_of=body.as_of)
+    asked = Ask(body.prompt, exclude=body.exclude, include_only=body.include_only, as_of=body.as_of, scope_threshold=body.scope_threshold)
     read = await within(settings, service.read(tenant, asked), body.timeout_s)
     assert read.reading is not None
     response.headers[VERSION] = str(read.version)
@@ -99,7 +99,7 @@ async def generate(
     """Generate. Where the prompt asks for a fact, the memory conditions the decoder; elsewhere the plain model answers."""
     check_length(body.max_new_tokens, settings, "max_new_tokens")
     sampling = Sampling(body.max_new_tokens, body.temperature, body.top_p, body.seed, tuple(body.stop), body.top_k, body.logprobs)
-    asked = Ask(body.prompt, sampling, body.memory, body.exclude, body.include_only, as_of=body.as_of)
+    asked = Ask(body.prompt, sampling, body.memory, body.exclude, body.include_only, as_of=body.as_of, scope_threshold=body.scope_threshold)
     if body.stream:
         return await _stream(body, asked, service, settings, tenant)
     answered = await within(settings, attended(request, service.generate(tenant, asked)), body.timeout_s)

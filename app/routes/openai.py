@@ -161,7 +161,7 @@ async def chat(
 
 def _ask(prompt: str, sampling: Sampling, body: CompletionBase, questions: Sequence[str] = ()) -> Ask:
     control = body.larimar
-    return Ask(prompt, sampling, control.memory, control.exclude, control.include_only, questions)
+    return Ask(prompt, sampling, control.memory, control.exclude, control.include_only, questions, scope_threshold=control.scope_threshold)
 
 
 async def _stream(told: _Told, body: CompletionBase, asked: Ask, service: Service, settings: Settings, tenant: str) -> EventSourceResponse:

@@ -64,6 +64,18 @@ def test_what_if_equals_having_forgotten(client: httpx.Client) -> None:
     assert (unknown.status_code, unknown.json()["code"]) == (404, "fact_not_found")
 
 
+@pytest.mark.usefixtures("fact_id")
+def test_a_request_may_set_its_own_scope_threshold(client: httpx.Client) -> None:
+    plain, told = generate(client, memory="off"), generate(client)
+    strict, lax = (generate(client, scope_threshold=x) for x in (1.9, -1.0))
+    assert strict["text"] == plain["text"] and lax["text"] == told["text"] != plain["text"]
+    assert (strict["memory"]["scope"]["threshold"], lax["memory"]["scope"]["threshold"]) == (1.9, -1.0)
+    off_topic = {"prompt": "a river of red", "scope_threshold": -1.0}
+    assert client.post("/query", json=off_topic).json()["scope"]["in_scope"]
+    for bad in (2.1, -1.1, "high"):
+        assert client.post("/query", json=off_topic | {"scope_threshold": bad}).status_code == 422
+
+
 def test_query_explains(client: httpx.Client, fact_id: str) -> None:
     answer = client.post("/query", json={"prompt": FACT["prompt"]}).json()
     assert answer["scope"]["in_scope"] and answer["scope"]["score"] >= answer["scope"]["threshold"]
