@@ -220,10 +220,7 @@ class InferenceWorker:
             self._observe_wait(time.perf_counter() - job.queued_at)
             tracing.waited(job.queued_at, job.trace)
         self._observe_batch("job", len(jobs))
-        try:
-            outcomes = jobs[0].work([job.item for job in jobs])
-        except Exception as error:
-            outcomes = [error] * len(jobs)
+        outcomes = _outcomes(jobs[0].work, [job.item for job in jobs])
         for job, outcome in zip(jobs, outcomes, strict=True):
             job.settle(outcome)
 
@@ -238,8 +235,12 @@ class InferenceWorker:
         self._observe_batch("decode", len(batch))
         for sequence in batch.step():
             speech = self._speaking[sequence]
-            if sequence.finish:
+            if sequence.finish or sequence.error:
                 del self._speaking[sequence]
+            if sequence.error:
+                log.error("text_failed", error=type(sequence.error).__name__)
+                speech.say(sequence.error)
+                continue
             if sequence.finish or speech.each_token:
                 made = sequence.generation if sequence.finish else None
                 speech.say(Spoken(sequence.settled, tuple(sequence.log_probs), made))
@@ -274,6 +275,14 @@ class InferenceWorker:
             self._changed.notify()
         if self.alive:
             await asyncio.to_thread(self._thread.join)
+
+
+def _outcomes(work: Callable[[list[Any]], Sequence[Any]], items: list[Any]) -> Sequence[Any]:
+    """A result or an error for each item; where the work fails as a whole, each item is tried alone."""
+    try:
+        return work(items)
+    except Exception as error:
+        return [error] if len(items) == 1 else [outcome for item in items for outcome in _outcomes(work, [item])]
 
 
 def _settle(future: asyncio.Future[Any], outcome: Any) -> None:

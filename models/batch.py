@@ -54,39 +54,53 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> list[TextSequence]:
-        """One token for every sequence whose prompt is read; those that got one. Finished ones have left."""
+        """One token for every sequence whose prompt is read; those that got one, and those that failed. Finished ones have left.
+
+        Where something fails that concerns one sequence alone, it leaves with its `error` and the others go on.
+        """
         speaking = list(self._speaking)
         outputs = []
         if speaking:
             last = [sequence.ids[-1] for sequence in speaking]
             outputs.append(self._trunk.step(self._embed(last), [sequence.cache for sequence in speaking]))
-        for sequence, output in self._read():
+        read, failed = self._read()
+        for sequence, output in read:
             speaking.append(sequence)
             outputs.append(output)
         if not speaking:
-            return []
+            return failed
         logits = self._trunk.logits(torch.cat(outputs))  # (B, V)
         for sequence, row, greedy in zip(speaking, logits, logits.argmax(-1).tolist(), strict=True):
-            sequence.extend(row, greedy)
-            if sequence.finish:
+            try:
+                sequence.extend(row, greedy)
+            except Exception as error:
+                sequence.error = error
+            if sequence.finish or sequence.error:
                 sequence.cache = None
         # A sequence whose memory has said all is read again without it.
         self._reading.extend(sequence for sequence in speaking if len(sequence.unread))
         speaking = [sequence for sequence in speaking if not len(sequence.unread)]
-        self._speaking = [sequence for sequence in speaking if not sequence.finish]
-        return speaking
+        self._speaking = [sequence for sequence in speaking if not (sequence.finish or sequence.error)]
+        return [*speaking, *failed]
 
-    def _read(self) -> list[tuple[TextSequence, Tensor]]:
-        """Read up to `CHUNK` prompt tokens; the sequences whose prompts are now read, with their outputs (1, d)."""
-        done, room = [], CHUNK
+    def _read(self) -> tuple[list[tuple[TextSequence, Tensor]], list[TextSequence]]:
+        """Read up to `CHUNK` prompt tokens; the sequences whose prompts are now read, with their outputs (1, d); and those that failed."""
+        done: list[tuple[TextSequence, Tensor]] = []
+        failed: list[TextSequence] = []
+        room = CHUNK
         while self._reading and room > 0:
             sequence = self._reading[0]
-            if sequence.cache is None:
-                sequence.cache = self._trunk.cache(sequence.capacity)
             # Chunks always end at multiples of CHUNK: where they fall must not depend on the other prompts of this step.
             chunk, sequence.unread = sequence.unread[:CHUNK], sequence.unread[CHUNK:]
             room -= len(chunk)
-            output = self._trunk.extend(chunk, sequence.cache)[-1:]
+            try:
+                if sequence.cache is None:
+                    sequence.cache = self._trunk.cache(sequence.capacity)
+                output = self._trunk.extend(chunk, sequence.cache)[-1:]
+            except Exception as error:  # such as no memory for its cache
+                sequence.error, sequence.cache = error, None
+                failed.append(self._reading.popleft())
+                continue
             if not len(sequence.unread):
                 done.append((self._reading.popleft(), output))
-        return done
+        return done, failed

@@ -177,7 +177,9 @@ class Decoder:
         for sequence in sequences:
             batch.add(sequence)
         while len(batch):
-            batch.step()
+            for sequence in batch.step():
+                if sequence.error:
+                    raise sequence.error
         return [sequence.generation for sequence in sequences]
 
 

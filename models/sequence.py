@@ -45,6 +45,7 @@ class TextSequence:
         self.ids: list[int] = []
         self.text = ""
         self.finish: FinishReason | None = None
+        self.error: Exception | None = None  # what broke it, and no other
         self.log_probs: list[TokenLogProb] = []
         self._decode, self._ends, self._pointer, self._alone = decode, ends, pointer, alone
         self._generator = generator_of(sampling)

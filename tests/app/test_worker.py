@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
+from torch import Tensor
 
 from app.errors import NotReady, QueueFull
 from app.turns import TENANT
 from app.worker import InferenceWorker
 from models.decoder import Decoder
+from models.pointer import Pointer
 from models.sampling import Generation, Sampling
 from models.sequence import TextSequence
 from tests.models.architectures import toy_decoder
@@ -92,6 +94,21 @@ async def test_jobs_of_one_kind_run_together_and_errors_hit_their_own_item() -> 
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert calls == [4]
     assert outcomes[:2] == [1, 0.5] and isinstance(outcomes[2], ZeroDivisionError) and outcomes[3] == 0.25
+
+
+async def test_work_that_fails_as_a_whole_fails_the_item_to_blame_alone() -> None:
+    async with working() as worker:
+        gate = Gate(worker)
+        await gate.closed()
+        waiting = [asyncio.ensure_future(worker.run_together(_inverses, item)) for item in (1, 0, 4)]
+        await asyncio.sleep(0)
+        await gate.open()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert outcomes[::2] == [1, 0.25] and isinstance(outcomes[1], ZeroDivisionError)
+
+
+def _inverses(items: list[int]) -> list[float]:
+    return [1 / item for item in items]
 
 
 async def test_an_exception_of_a_job_reaches_its_awaiter_and_the_thread_goes_on() -> None:
@@ -205,6 +222,24 @@ async def test_a_failing_step_ends_the_texts_in_it_and_not_the_thread(decoder: D
             with pytest.raises(ZeroDivisionError):
                 await spoken(worker, decoder, "x", 5)
         assert (await spoken(worker, decoder, "x", 5)).completion_tokens == 5
+
+
+async def test_a_text_that_fails_leaves_the_others_of_its_batch_alone(decoder: Decoder) -> None:
+    class Broken(Pointer):
+        def apply(self, logits: Tensor) -> Tensor:
+            return logits if len(broken.ids) < 2 else logits[: 1 // 0]
+
+    broken = decoder.sequence(decoder.tokens("x"), None, Sampling(9), Broken([[1]]))
+    unread = decoder.sequence(decoder.tokens("y"), None, Sampling(9))
+    unread.capacity = -1  # no such cache
+    wanted = decoder.generate([decoder.tokens("fine")], [None], [Sampling(6)])[0].text
+    async with working(decoder) as worker:
+        other = asyncio.ensure_future(spoken(worker, decoder, "fine", 6))
+        for sequence in (broken, unread):
+            with pytest.raises((ZeroDivisionError, RuntimeError)):
+                async for _ in worker.speak(lambda made=sequence: made):  # type: ignore[misc]
+                    pass
+        assert (await other).text == wanted == (await spoken(worker, decoder, "fine", 6)).text
 
 
 async def test_caches_keep_within_their_budget(decoder: Decoder) -> None:
