@@ -37,7 +37,14 @@ LoadModel = Callable[[Settings], Model]
 
 def load_model(settings: Settings) -> Model:
     """The settings' model, from the cache folder."""
-    return Model.load(settings.decoder, settings.adapter, settings.device, settings.weights_dir, lambda text: log.info("model", step=text))
+    return Model.load(
+        settings.decoder,
+        settings.adapter,
+        settings.device,
+        settings.weights_dir,
+        lambda text: log.info("model", step=text),
+        update=settings.encoder_update,
+    )
 
 
 async def open_store(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> MeasuredStore:

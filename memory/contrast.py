@@ -8,7 +8,7 @@ from collections.abc import Collection
 _ROWS = """
 left right
 basement ground first second third fourth fifth sixth seventh eighth ninth tenth attic
-last/previous next
+last/previous/former/past this/current/present next/coming
 one two three four five six seven eight nine ten eleven twelve
 upper/top lower/bottom middle
 big/large/huge small/little/tiny medium

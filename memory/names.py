@@ -29,9 +29,14 @@ def names(sentence: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def sequence(sentence: str) -> list[str]:
+    """The words of a sentence in their order, case folded, without a possessive."""
+    return [re.sub(r"['’]s$", "", m.group()).casefold() for m in _WORD.finditer(sentence)]
+
+
 def words(sentence: str) -> frozenset[str]:
-    """All words of a sentence, case folded, without a possessive."""
-    return frozenset(re.sub(r"['’]s$", "", m.group()).casefold() for m in _WORD.finditer(sentence))
+    """All words of a sentence."""
+    return frozenset(sequence(sentence))
 
 
 def content(sentence: str) -> frozenset[str]:

@@ -1,14 +1,16 @@
 """Scope: does a query ask for a fact? It sees the query, and of the facts their prompts and targets; never an answer.
 
-    score = likeness                                  of the two keys
-          − 0.30 · conflict                           both hold a name or number that the other lacks, or words that
+    score = likeness                                  cosine of the two sentence vectors
+          − 0.20 · conflict                           both hold a name or number that the other lacks, or words that
                                                       exclude each other ("left" and "right")
-          + 0.10 · agreement                          both hold names, and all of the fact's are in the query
-          − 0.40 · frame                              shared content words, as a rate, if each also has some of its own:
-                                                      the same sentence with other words in it asks for something else
-          + 0.03 · news                               content words that only the query has, at most 4: who asks in really
-                                                      different words is as far from the fact's words as from its frame
-          − 0.25 · misfit                             the query wants another kind of answer ("who" does not fit a date)
+          + 0.15 · agreement                          both hold names, and all of the fact's are in the query
+          − 0.50 · frame                              how much of the two is one frame (memory.frame), if each also has
+                                                      content words of its own: the same sentence with a part exchanged
+                                                      asks for something else
+          + 0.16 · news · likeness²                   content words that only the query has, at most 4, names left out: who
+                                                      asks in really different words is far from the fact's words, too,
+                                                      and yet near in meaning
+          − 0.20 · misfit                             the query wants another kind of answer ("who" does not fit a date)
 
 In scope iff the score reaches a threshold that rises with the logarithm of the number of facts, since the nearest of
 many is nearer by chance. How the constants were chosen is in docs/experiments.md.
@@ -25,6 +27,7 @@ from torch import Tensor
 from memory.contrast import contrasts
 from memory.expectation import misfits
 from memory.fact import Fact
+from memory.frame import shared_frame
 from memory.names import content, lacking, names, words
 
 
@@ -48,20 +51,18 @@ class Scope:
         rise: added for every tenfold number of facts.
         conflict, agreement, frame, news, misfit: weights of the score's terms.
         candidates: how many of the nearest facts are looked at.
-        meaning: width of the keys' first part, the sentence vector; its share of the likeness is `share` (in the keys
-            themselves it is two thirds). 0: the likeness is the keys' cosine.
+        meaning: width of the keys' first part, the sentence vector. 0: the likeness is the keys' cosine.
     """
 
-    threshold: float = 0.50
-    rise: float = 0.035
-    conflict: float = 0.30
-    agreement: float = 0.10
-    frame: float = 0.40
-    news: float = 0.03
-    misfit: float = 0.25
+    threshold: float = 0.52
+    rise: float = 0.028
+    conflict: float = 0.20
+    agreement: float = 0.15
+    frame: float = 0.50
+    news: float = 0.16
+    misfit: float = 0.20
     candidates: int = 4
     meaning: int = 0
-    share: float = 0.80
 
     def threshold_for(self, facts: int) -> float:
         return self.threshold + self.rise * math.log10(max(1, facts))
@@ -71,7 +72,8 @@ class Scope:
         asked, stored = words(query), words(prompt)
         # A name is lacking only if the other side does not have it in lower case either.
         named = names(prompt)
-        ours, theirs = lacking(names(query), stored), lacking(named, asked)
+        asked_names = names(query)
+        ours, theirs = lacking(asked_names, stored), lacking(named, asked)
         score = likeness
         if (ours and theirs) or contrasts(asked, stored):
             score -= self.conflict
@@ -80,17 +82,16 @@ class Scope:
         about, stored_about = content(query), content(prompt)
         new, missing = lacking(about, stored_about), lacking(stored_about, about)
         if new and missing:
-            score -= self.frame * (len(stored_about) - len(missing)) / len(about | stored_about)
-        score += self.news * min(4, len(new))
+            score -= self.frame * shared_frame(query, prompt)
+        score += self.news * min(4, len(set(new) - asked_names)) * max(0.0, likeness) ** 2
         return score - self.misfit * misfits(query, prompt, target)
 
     def likeness(self, query: Tensor, fact: Fact, similarity: float) -> float:
-        """Cosine of two keys (D,), weighted between meaning and words."""
+        """Cosine of the meaning of two keys (D,)."""
         if not self.meaning:
             return similarity
-        # A key is the unit vector of (meaning, √½ words): the parts' own cosines are 3/2 and 3 times their products.
-        meaning = 1.5 * float(query[: self.meaning] @ fact.key[: self.meaning])
-        return self.share * meaning + (1.0 - self.share) * (3.0 * (similarity - meaning / 1.5))
+        # A key is the unit vector of (meaning, √½ words): the meaning's own cosine is 3/2 times its product.
+        return 1.5 * float(query[: self.meaning] @ fact.key[: self.meaning])
 
     def decide(
         self,

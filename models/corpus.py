@@ -102,6 +102,7 @@ class Corpus:
     relations: dict[str, tuple[list[str], list[tuple[str, str]]]]  # LRE relation → templates with {}, (subject, object)
     questions: list[str]
     answered: list[tuple[str, str]]  # questions whose answer is known
+    stated: list[tuple[str, ...]]  # a question and the statements that answer it, the answer left out
     claims: list[str]
     sentences: list[str]  # running text
     answers: list[str]  # objects and answers of all sets
@@ -144,6 +145,7 @@ class Corpus:
             relations=relations,
             questions=[q for q in (_spaces(q) for q in questions) if 8 <= len(q) <= 200],
             answered=[(q, a) for q, a in ((_spaces(q), _spaces(a)) for q, a in answered) if len(q) <= 200 and 0 < len(a) <= 80],
+            stated=[texts for texts in map(_stated, paraqa) if len(texts) > 1],
             claims=[r["sentence"] for r in rows["creak_claims.jsonl.gz"]],
             sentences=_sentences(read_lines(paths["wikitext2_valid_test.txt.gz"])),
             answers=[a for a in (_spaces(a) for a in answers) if 0 < len(a) <= 80],
@@ -160,6 +162,11 @@ def _statement(pattern: str) -> str | None:
     """A ParaRel pattern cut before [Y], if [Y] ends it: what a decoder can complete."""
     cut = re.sub(r"\s*[.,]?\s*$", "", pattern)
     return cut.removesuffix("[Y]").rstrip() if cut.endswith("[Y]") and "[X]" in cut else None
+
+
+def _stated(row: dict[str, Any]) -> tuple[str, ...]:
+    statements = (_spaces(re.sub(r"\s*\[[^\]]*\]\s*\.?", " ", text)) for text in row["statements"])
+    return tuple(dict.fromkeys((_spaces(row["question"]), *(text for text in statements if len(text) > 15))))
 
 
 def _relations(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,6 +1,8 @@
-"""The encoder: a frozen sentence encoder and a lexical projection give the address key of a text.
+"""The encoder: a sentence encoder and a lexical projection give the address key of a text.
 
     key = unit(concat(mean-pooled unit vector of MiniLM, √½ · lexical vector)) ∈ R^D
+
+MiniLM's weights carry a low-rank update that taught it which wordings want the same answer (models.refining).
 
 The lexical vector is a fixed Gaussian random projection of the set of word pieces, weighted by inverse document
 frequency, made a unit vector: it keeps names apart that the sentence encoder holds for alike.
@@ -9,6 +11,7 @@ frequency, made a unit vector: it keeps names apart that the sentence encoder ho
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor
 
 from models.bert import BertTrunk
+from models.lora import LowRank
 
 LEXICAL_DIM = 512
 _SEED = 2403_11901 % 2**31
@@ -43,11 +47,20 @@ class Encoder:
         self._special = frozenset(tokenizer.all_special_ids)
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device, *, idf: Tensor, fingerprint: str) -> Encoder:
+    def load(cls, folder: Path, device: torch.device, *, idf: Tensor, fingerprint: str, update: LowRank | None = None) -> Encoder:
+        """
+        Args:
+            folder: of the frozen encoder's safetensors and tokenizer files.
+            fingerprint: SHA-256 of its weights; the loaded encoder's is another where it is updated.
+            update: taught it which wordings want the same.
+        """
         from transformers import AutoModel, AutoTokenizer
 
         trunk = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if update is not None:
+            update.merge(trunk)
+            fingerprint = hashlib.sha256(f"{fingerprint}{update.fingerprint}".encode()).hexdigest()
         return cls(trunk.to(device).eval(), tokenizer, idf=idf, fingerprint=fingerprint)
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:

@@ -19,6 +19,7 @@ from models.decoder import Decoder, Forced, Generation, Sampling
 from models.device import pick
 from models.encoder import Encoder
 from models.errors import EmptyText, ModelError, PromptTooLong, TargetTooLong
+from models.lora import LowRank
 from models.pointer import Pointer, listed
 from models.sentences import clean, questions, split
 from models.sequence import TextSequence
@@ -94,6 +95,7 @@ class Model:
         cache: Path,
         say: Callable[[str], None] = silent,
         *,
+        update: Path | None = None,
         release: bool = True,
     ) -> Model:
         """Locate, check and load all parts.
@@ -104,6 +106,7 @@ class Model:
             device: `auto`, `cpu`, `cuda`, `cuda:N`.
             cache: folder of converted weights.
             say: told about long steps.
+            update: file with the encoder's low-rank update; None is the shipped one.
             release: free what only transformers' own forward needs (Decoder.release).
 
         Raises:
@@ -120,7 +123,9 @@ class Model:
             encoder_fingerprint=encoder_weights.fingerprint,
         )
         say(f"loading {decoder} on {where}")
-        reader = Encoder.load(encoder_weights.folder, where, idf=fitted.idf, fingerprint=encoder_weights.fingerprint)
+        refined = LowRank.load(update or adapters.shipped(ENCODER))
+        refined.check(encoder_weights.fingerprint)
+        reader = Encoder.load(encoder_weights.folder, where, idf=fitted.idf, fingerprint=encoder_weights.fingerprint, update=refined)
         loaded = Decoder.load(decoder_weights.folder, where, fingerprint=decoder_weights.fingerprint, name=decoder)
         if release:
             loaded.release()

@@ -17,11 +17,11 @@ from typing import Any
 from torch import Tensor
 
 from app.bench.statistic import summary
+from app.recall import scope_of
 from memory.episodic import EpisodicMemory
 from memory.fact import Fact
 from memory.page import PageSettings
 from memory.query import Query
-from memory.scope import Scope
 from models.baselines.editor import Editor
 from models.baselines.fine_tuning import FineTuning
 from models.baselines.grace import Codebook
@@ -76,7 +76,7 @@ def _edited(slow: Decoder, system: Editor, record: Record) -> tuple[float, Any, 
 
 
 def _written(model: Model, slow: Decoder, record: Record) -> tuple[float, Any, Answer]:
-    memory = EpisodicMemory(model.key_dim, PageSettings(), Scope())
+    memory = EpisodicMemory(model.key_dim, PageSettings(), scope_of(model))
     started = time.perf_counter()
     key, code = model.encode_fact(record.prompt, record.target)
     memory.apply([memory.plan_write(Fact("fact", record.prompt, record.target, key, code, 0.0, {}))])

@@ -29,7 +29,9 @@ def load(threads: int | None) -> Model:
         torch.set_num_threads(threads)
     hush()
     settings = settings_or_exit()
-    return Model.load(settings.decoder, settings.adapter, settings.device, settings.weights_dir, release=False)
+    return Model.load(
+        settings.decoder, settings.adapter, settings.device, settings.weights_dir, update=settings.encoder_update, release=False
+    )
 
 
 @contextmanager

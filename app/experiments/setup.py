@@ -56,7 +56,7 @@ class Setup:
         name, adapter = self.decoder or settings.decoder, self.adapter or settings.adapter
         if self.decoder and self.decoder != settings.decoder and self.adapter is None:
             adapter = None  # LARIMAR_ADAPTER belongs to LARIMAR_DECODER
-        return Model.load(name, adapter, settings.device, settings.weights_dir, console.print)
+        return Model.load(name, adapter, settings.device, settings.weights_dir, console.print, update=settings.encoder_update)
 
     @property
     def about(self) -> dict[str, Any]:

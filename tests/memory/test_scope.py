@@ -92,14 +92,14 @@ def test_a_name_in_lower_case_is_not_lacking() -> None:
     assert score("who runs acme?", "Who runs Acme?", 0.4) >= 0.4
 
 
-def test_likeness_weighs_the_parts_of_a_key() -> None:
+def test_likeness_is_that_of_the_meaning() -> None:
     meaning, lexical = torch.eye(2)[0], torch.eye(2)[1]
     a = torch.nn.functional.normalize(torch.cat([meaning, 0.5**0.5 * meaning]), dim=0)
     b = torch.nn.functional.normalize(torch.cat([meaning, 0.5**0.5 * lexical]), dim=0)
-    scope = Scope(meaning=2, share=0.8)
+    scope = Scope(meaning=2)
     stored = Fact("f", "p", "t", b, torch.zeros(1), 0.0, {})
-    assert scope.likeness(a, stored, float(a @ b)) == pytest.approx(0.8)
-    assert scope.likeness(b, stored, float(b @ b)) == pytest.approx(1.0)
+    assert scope.likeness(a, stored, float(a @ b)) == pytest.approx(1.0)
+    assert scope.likeness(torch.cat([lexical, meaning]), stored, 0.0) == pytest.approx(0.0)
 
 
 def test_an_empty_memory_is_out_of_scope() -> None:
