@@ -22,10 +22,9 @@ _LEAD = re.compile(r"^(?:it|they|he|she|that|this|those|these|the answer|answer)
 
 _ASKING = r"who|whom|whose|what|what's|when|where|which|why|how|is|are|was|were|does|do|did|can|will"
 _AND = re.compile(r"\s*,?\s+(?:and|or)\s+(?:so\s+)?", re.IGNORECASE)
-# A clause asks by its first word, or by a word that asks anywhere in it: "in which year …", "the painting is by whom".
-_ASKS = re.compile(
-    r"^(?:is|are|was|were|does|do|did|can|will)\b|\b(?:who|whom|whose|what|when|where|which|why|how)(?:'s)?\b", re.IGNORECASE
-)
+# A clause asks by its first word ("is it open", "in which year …"), or by a word that asks anywhere in it ("the painting is by whom").
+_BEGINS = re.compile(rf"^(?:(?:in|at|on|by|from|of|to|with|for|under|during)\s+)?(?:{_ASKING})\b", re.IGNORECASE)
+_ASKS = re.compile(r"\b(?:who|whom|whose|what|when|where|which|why|how)(?:'s)?\b", re.IGNORECASE)
 _LISTED = re.compile(
     r"^(what (?:is|are|was|were)|what's|tell me|give me|i need|show me)\s+(?:the|its|their)\s+((?:[\w-]+,\s*)*[\w-]+(?: [\w-]+)?)"
     r",?\s+and\s+(?:the\s+)?([\w-]+(?: [\w-]+)?)\s+((?:of|for|in|at)\s.+)$",
@@ -80,12 +79,13 @@ def _clauses(sentence: str) -> list[str]:
 
 
 def _asking(sentence: str) -> list[str]:
-    """A sentence cut at the "and"s after which, as before which, something is asked: not at that of "Tom and Jerry"."""
+    """A sentence cut at the "and"s that lead to a question of their own: not at that of "Tom and Jerry"."""
     clauses: list[str] = []
     start = 0
     for cut in _AND.finditer(sentence):
-        if _ASKS.search(sentence[start : cut.start()]) and _ASKS.search(_AND.split(sentence[cut.end() :], maxsplit=1)[0]):
-            clauses.append(sentence[start : cut.start()])
+        before, after = sentence[start : cut.start()], _AND.split(sentence[cut.end() :], maxsplit=1)[0]
+        if _BEGINS.match(after) or ((_BEGINS.match(before) or _ASKS.search(before)) and _ASKS.search(after)):
+            clauses.append(before)
             start = cut.end()
     return [clause.strip(" ,") for clause in (*clauses, sentence[start:])]
 
