@@ -12,8 +12,8 @@
                                                       and yet near in meaning
           − 0.20 · misfit                             the query wants another kind of answer ("who" does not fit a date)
 
-In scope iff the score reaches a threshold that rises with the logarithm of the number of facts, since the nearest of
-many is nearer by chance. How the constants were chosen is in docs/experiments.md.
+In scope iff the score reaches a threshold that rises with the number of facts, since the nearest of many is nearer by
+chance. How the constants were chosen is in docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class Scope:
 
     Attributes:
         threshold: for one fact.
-        rise: added for every tenfold number of facts.
+        rise: how much higher it is for many.
         conflict, agreement, frame, news, misfit: weights of the score's terms.
         candidates: how many of the nearest facts are looked at.
         meaning: width of the keys' first part, the sentence vector. 0: the likeness is the keys' cosine.
     """
 
-    threshold: float = 0.52
-    rise: float = 0.028
+    threshold: float = 0.50
+    rise: float = 0.10
     conflict: float = 0.20
     agreement: float = 0.15
     frame: float = 0.50
@@ -65,7 +65,7 @@ class Scope:
     meaning: int = 0
 
     def threshold_for(self, facts: int) -> float:
-        return self.threshold + self.rise * math.log10(max(1, facts))
+        return self.threshold + self.rise * (1.0 - 1.0 / math.sqrt(max(1, facts)))
 
     def score(self, query: str, prompt: str, target: str, likeness: float) -> float:
         """The score of one query sentence with one fact."""
