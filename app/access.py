@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from app import background
 from app.audit import AuditLog
 from app.exchange import Exchange
 from app.keys import KeyRing
@@ -49,9 +50,7 @@ async def open_access(settings: Settings, store: MeasuredStore, metrics: Metrics
     running = asyncio.create_task(audit.run())
 
     async def stop() -> None:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+        await background.end([running])
         await audit.close()
 
     stack.push_async_callback(stop)

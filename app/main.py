@@ -10,7 +10,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from app import __version__, errors
+from app import __version__, background, errors
 from app.access import open_access
 from app.expiry import Expiry
 from app.gauges import Gauges
@@ -108,12 +108,7 @@ async def open_service(
     stack.push_async_callback(held.snapshot)
     keeping = [asyncio.create_task(work) for work in (held.keep_snapshots(), Expiry(held).keep())]
 
-    async def stop_keeping() -> None:
-        for task in keeping:
-            task.cancel()
-        await asyncio.gather(*keeping, return_exceptions=True)
-
-    stack.push_async_callback(stop_keeping)
+    stack.push_async_callback(background.end, keeping)
     return Service(model, held, worker, metrics)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.errors import DataMissing
 from models.evaluation.composed import long_answers, several, unseen_relations
@@ -15,6 +18,7 @@ from models.evaluation.editing import examine, summarise
 from models.evaluation.examiner import Examiner
 from models.evaluation.fluency import perplexity, repetition
 from models.evaluation.forgetting import compare
+from models.evaluation.membership import area, attack
 from models.evaluation.records import Record, choose, read
 from models.evaluation.run import CHUNK, Partial, run
 from models.evaluation.systems import Ask, FactInPrompt, Plain
@@ -145,3 +149,21 @@ def test_fluency() -> None:
     decoder = MODEL.decoder
     assert 1.0 <= perplexity(decoder, ["Acme is in"], [likely]) < perplexity(decoder, ["Acme is in"], ["§" * 8])
     assert torch.is_grad_enabled()
+
+
+VALUES = st.lists(st.integers(0, 5).map(float), min_size=1, max_size=12)
+
+
+@given(VALUES, VALUES)
+def test_the_area_is_the_odds_that_a_member_is_the_higher_one(members: list[float], others: list[float]) -> None:
+    won = sum((a > b) + 0.5 * (a == b) for a in members for b in others) / (len(members) * len(others))
+    assert area(members, others) == pytest.approx(won)
+    assert area(others, members) == pytest.approx(1 - won)
+
+
+def test_an_attack_on_equal_groups_tells_nothing_and_on_distant_ones_all() -> None:
+    rng = random.Random(1)
+    one, other = ([rng.gauss(0, 1) for _ in range(60)] for _ in range(2))
+    assert attack(one, other).nothing
+    told = attack([x + 9 for x in one], other)
+    assert (told.auc, told.nothing) == (1.0, False)
