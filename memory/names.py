@@ -21,10 +21,12 @@ _COMMON = frozenset(
 def names(sentence: str) -> frozenset[str]:
     """Capitalised words and words with digits, case folded, without a possessive; the first word only if it is no common one."""
     found = set()
+    shouted = sentence.upper() == sentence
     for match in _WORD.finditer(sentence):
         word = re.sub(r"['’]s$", "", match.group())
         folded = word.casefold()
-        if any(c.isdigit() for c in word) or (any(c.isupper() for c in word) and folded not in _COMMON):
+        common = folded in _COMMON and (shouted or len(word) == 1 or not word.isupper())  # "US" is none, unless all is capitals
+        if any(c.isdigit() for c in word) or (any(c.isupper() for c in word) and not common):
             found.add(folded)
     return frozenset(found)
 

@@ -1,16 +1,16 @@
 """Scope: does a query ask for a fact? It sees the query, and of the facts their prompts and targets; never an answer.
 
     score = likeness                                  cosine of the two sentence vectors
-          − 0.20 · conflict                           both hold a name or number that the other lacks, or words that
+          − 0.15 · conflict                           both hold a name or number that the other lacks, or words that
                                                       exclude each other ("left" and "right")
-          + 0.15 · agreement                          both hold names, and all of the fact's are in the query
-          − 0.50 · frame                              how much of the two is one frame (memory.frame), if each also has
-                                                      content words of its own: the same sentence with a part exchanged
-                                                      asks for something else
-          + 0.16 · news · likeness²                   content words that only the query has, at most 4, names left out: who
+          + 0.20 · agreement                          both hold names, and all of the fact's are in the query
+          − (0.20 + 0.50 · frame²) · frame            how much of the two is one frame (memory.frame), if they conflict or
+                                                      each has content words of its own: the same sentence with a part
+                                                      exchanged asks for something else
+          + 0.14 · news · likeness²                   content words that only the query has, at most 4, names left out: who
                                                       asks in really different words is far from the fact's words, too,
                                                       and yet near in meaning
-          − 0.20 · misfit                             the query wants another kind of answer ("who" does not fit a date)
+          − 0.25 · misfit                             the query wants another kind of answer ("who" does not fit a date)
 
 In scope iff the score reaches a threshold that rises with the number of facts, since the nearest of many is nearer by
 chance. How the constants were chosen is in docs/experiments.md.
@@ -49,18 +49,19 @@ class Scope:
     Attributes:
         threshold: for one fact.
         rise: how much higher it is for many.
-        conflict, agreement, frame, news, misfit: weights of the score's terms.
+        conflict, agreement, frame, whole_frame, news, misfit: weights of the score's terms.
         candidates: how many of the nearest facts are looked at.
         meaning: width of the keys' first part, the sentence vector. 0: the likeness is the keys' cosine.
     """
 
-    threshold: float = 0.50
-    rise: float = 0.10
-    conflict: float = 0.20
-    agreement: float = 0.15
-    frame: float = 0.50
-    news: float = 0.16
-    misfit: float = 0.20
+    threshold: float = 0.61
+    rise: float = 0.07
+    conflict: float = 0.15
+    agreement: float = 0.20
+    frame: float = 0.20
+    whole_frame: float = 0.50
+    news: float = 0.14
+    misfit: float = 0.25
     candidates: int = 4
     meaning: int = 0
 
@@ -75,14 +76,16 @@ class Scope:
         asked_names = names(query)
         ours, theirs = lacking(asked_names, stored), lacking(named, asked)
         score = likeness
-        if (ours and theirs) or contrasts(asked, stored):
+        conflict = bool(ours and theirs) or contrasts(asked, stored)
+        if conflict:
             score -= self.conflict
         elif named and not ours and not theirs:
             score += self.agreement
         about, stored_about = content(query), content(prompt)
         new, missing = lacking(about, stored_about), lacking(stored_about, about)
-        if new and missing:
-            score -= self.frame * shared_frame(query, prompt)
+        if conflict or (new and missing):
+            shared = shared_frame(query, prompt)
+            score -= (self.frame + self.whole_frame * shared**2) * shared
         score += self.news * min(4, len(set(new) - asked_names)) * max(0.0, likeness) ** 2
         return score - self.misfit * misfits(query, prompt, target)
 
