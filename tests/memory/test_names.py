@@ -44,6 +44,8 @@ def test_names_are_among_the_words(sentence: str) -> None:
         ("the printer in room 4", {"4"}),
         ("Anna-Lena O’Neill founded", {"anna-lena", "o’neill"}),
         ("who runs the firm", set()),
+        ("Our bank in the US is", {"us"}),
+        ("TELL US WHO RUNS ACME", {"acme", "runs"}),
         ("Zürich lies in", {"zürich"}),
     ],
 )
