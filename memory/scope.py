@@ -28,7 +28,7 @@ from memory.contrast import contrasts
 from memory.expectation import misfits
 from memory.fact import Fact
 from memory.frame import shared_frame
-from memory.names import content, lacking, names, words
+from memory.names import content, lacking, names, sequence, words
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,11 @@ class Scope:
             threshold: instead of the calibrated one.
         """
         threshold = self.threshold_for(facts) if threshold is None else threshold
-        best = ScopeDecision(False, -1.0, threshold, 0.0, None)
+        best, highest, asked = ScopeDecision(False, -1.0, threshold, 0.0, None), (False, -math.inf), sequence(query)
         for fact, similarity in candidates:
             likeness = similarity if key is None else self.likeness(key, fact, similarity)
             score = self.score(query, fact.prompt, fact.target, likeness)
-            if best.fact is None or score > best.score:
-                best = ScopeDecision(score >= threshold, score, threshold, similarity, fact)
+            rank = (sequence(fact.prompt) == asked, score)  # no other fact comes before the one whose own words these are
+            if best.fact is None or rank > highest:
+                best, highest = ScopeDecision(score >= threshold, score, threshold, similarity, fact), rank
         return best

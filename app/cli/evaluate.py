@@ -75,6 +75,8 @@ EXPERIMENTS = (
     ("long", "editing", 200, 1, "zsRE questions with answers of 9 to 64 tokens, made of --fill's statements."),
     ("several", "several", 200, 1, "Two or three zsRE questions in one prompt, all answers taught."),
     ("fluency", "fluency", 200, 1, "48 tokens after a CounterFact edit: repetition and perplexity beside the plain model's."),
+    ("retention", "retention", 200, 9000, "CounterFact facts written once each: are the first and the last still recalled?"),
+    ("evolution", "evolution", 200, 2000, "10,000 random writes, updates and forgets: what is recalled, and what comes back?"),
     ("membership", "membership", 300, 512, "Can who looks at a memory tell facts that were in it from facts that never were?"),
     ("forget", "forgetting", 200, 512, "CounterFact facts forgotten one by one: are plain answers back, and other readouts unmoved?"),
 )

@@ -96,6 +96,14 @@ class Setup:
             )
         return examined, [*examined, *others]
 
+    def all_records(self, form: str) -> list[Record]:
+        """As many records with different prompts as facts are to be in the memory, in an order of the seed.
+
+        Raises:
+            DataMissing: a bad file, or too few records.
+        """
+        return choose([record for record in self._read(form) if record.rephrases], self.facts_in_memory, self.seed)
+
     def _read(self, form: str) -> list[Record]:
         if form == "relations":
             return unseen_relations(self.data, self.seed)

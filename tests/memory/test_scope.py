@@ -102,6 +102,13 @@ def test_likeness_is_that_of_the_meaning() -> None:
     assert scope.likeness(torch.cat([lexical, meaning]), stored, 0.0) == pytest.approx(0.0)
 
 
+def test_a_facts_own_words_ask_for_it_whatever_else_is_near() -> None:
+    own, other = "the capital of red is zor", "the river of zor is kal"
+    assert score(own, other, 0.99) > score(own, own, 1.0)
+    decision = SCOPE.decide(own.upper(), [(fact(other), 0.99), (fact(own), 1.0)], 2)
+    assert decision.fact is not None and decision.fact.prompt == own
+
+
 def test_an_empty_memory_is_out_of_scope() -> None:
     assert not SCOPE.decide("anything", [], 0).in_scope
 
