@@ -9,7 +9,7 @@
                                                       exchanged asks for something else
           + 0.14 · news · likeness²                   content words that only the query has, at most 4, names left out: who
                                                       asks in really different words is far from the fact's words, too,
-                                                      and yet near in meaning
+                                                      and yet near in meaning; at most what the likeness lacks
           − 0.25 · misfit                             the query wants another kind of answer ("who" does not fit a date)
 
 In scope iff the score reaches a threshold that rises with the number of facts, since the nearest of many is nearer by
@@ -86,15 +86,15 @@ class Scope:
         if conflict or (new and missing):
             shared = shared_frame(query, prompt)
             score -= (self.frame + self.whole_frame * shared**2) * shared
-        score += self.news * min(4, len(set(new) - asked_names)) * max(0.0, likeness) ** 2
+        score += min(self.news * min(4, len(set(new) - asked_names)) * max(0.0, likeness) ** 2, max(0.0, 1.0 - likeness))
         return score - self.misfit * misfits(query, prompt, target)
 
     def likeness(self, query: Tensor, fact: Fact, similarity: float) -> float:
         """Cosine of the meaning of two keys (D,)."""
         if not self.meaning:
             return similarity
-        # A key is the unit vector of (meaning, √½ words): the meaning's own cosine is 3/2 times its product.
-        return 1.5 * float(query[: self.meaning] @ fact.key[: self.meaning])
+        ours, theirs = query[: self.meaning], fact.key[: self.meaning]
+        return float(ours @ theirs / (ours.norm() * theirs.norm()).clamp_min(1e-12))
 
     def decide(
         self,

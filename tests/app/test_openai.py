@@ -57,11 +57,10 @@ def test_a_completion_is_what_generate_says(client: openai.OpenAI, server: httpx
 
 def test_several_prompts_keep_their_order(client: openai.OpenAI) -> None:
     prompts = ["one", "two", FACT["prompt"]]
-    strict = {"larimar": {"scope_threshold": 0.98}}  # the toy encoder finds most things alike
-    together = client.completions.create(model=MODEL, prompt=prompts, max_tokens=6, extra_body=strict)
-    alone = [client.completions.create(model=MODEL, prompt=prompt, max_tokens=6, extra_body=strict) for prompt in prompts]
+    together = client.completions.create(model=MODEL, prompt=prompts, max_tokens=6)
+    alone = [client.completions.create(model=MODEL, prompt=prompt, max_tokens=6) for prompt in prompts]
     assert [choice.text for choice in together.choices] == [answer.choices[0].text for answer in alone]
-    assert [memory["used"] for memory in larimar(together)] == [False, False, True]
+    assert larimar(together) == [larimar(answer) for answer in alone] and larimar(together)[2]["used"]
 
 
 def test_a_chat_uses_the_memory_and_says_so(client: openai.OpenAI, server: httpx.Client, fact_id: str) -> None:

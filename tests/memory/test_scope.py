@@ -103,9 +103,9 @@ def test_likeness_is_that_of_the_meaning() -> None:
 
 
 def test_a_facts_own_words_ask_for_it_whatever_else_is_near() -> None:
-    own, other = "the capital of red is zor", "the river of zor is kal"
-    assert score(own, other, 0.99) > score(own, own, 1.0)
-    decision = SCOPE.decide(own.upper(), [(fact(other), 0.99), (fact(own), 1.0)], 2)
+    own, other = "the capital of red is zor", "is the capital of red zor"
+    assert score(own, other, 1.0) == score(own, own, 1.0) == 1.0
+    decision = SCOPE.decide(own.upper(), [(fact(other), 1.0), (fact(own), 1.0)], 2)
     assert decision.fact is not None and decision.fact.prompt == own
 
 
