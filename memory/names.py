@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from itertools import islice
 
+WORDS = 64  # of a sentence are looked at: comparing words takes time with the product of their numbers
 _WORD = re.compile(r"[^\W_]+(?:['’.\-&/][^\W_]+)*", re.UNICODE)
 # Words that are capitalised for standing first, or in titles: they name nothing.
 _COMMON = frozenset(
@@ -21,8 +23,8 @@ _COMMON = frozenset(
 def names(sentence: str) -> frozenset[str]:
     """Capitalised words and words with digits, case folded, without a possessive; the first word only if it is no common one."""
     found = set()
-    shouted = sentence.upper() == sentence
-    for match in _WORD.finditer(sentence):
+    shouted = sentence.isupper()
+    for match in islice(_WORD.finditer(sentence), WORDS):
         word = re.sub(r"['’]s$", "", match.group())
         folded = word.casefold()
         common = folded in _COMMON and (shouted or len(word) == 1 or not word.isupper())  # "US" is none, unless all is capitals
@@ -32,12 +34,12 @@ def names(sentence: str) -> frozenset[str]:
 
 
 def sequence(sentence: str) -> list[str]:
-    """The words of a sentence in their order, case folded, without a possessive."""
-    return [re.sub(r"['’]s$", "", m.group()).casefold() for m in _WORD.finditer(sentence)]
+    """The first `WORDS` words of a sentence in their order, case folded, without a possessive."""
+    return [re.sub(r"['’]s$", "", m.group()).casefold() for m in islice(_WORD.finditer(sentence), WORDS)]
 
 
 def words(sentence: str) -> frozenset[str]:
-    """All words of a sentence."""
+    """The words of `sequence`."""
     return frozenset(sequence(sentence))
 
 
@@ -60,4 +62,5 @@ def alike(a: str, b: str) -> bool:
         return False
     if min(len(a), len(b)) >= 4 and (a.startswith(b) or b.startswith(a)):
         return True
-    return min(len(a), len(b)) >= 5 and SequenceMatcher(None, a, b).ratio() >= 0.84
+    near = min(len(a), len(b)) >= 5 and (a[0] == b[0] or a[-1] == b[-1])
+    return near and SequenceMatcher(None, a, b).ratio() >= 0.84

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.names import alike, lacking, names, words
+from memory.names import WORDS, alike, lacking, names, sequence, words
 
 WORD = st.text(st.sampled_from("abcdefgh1234"), min_size=1, max_size=12)
 
@@ -29,6 +29,12 @@ def test_nothing_of_ones_own_is_lacking(some: list[str], others: list[str]) -> N
     assert lacking(some, some) == []
     assert lacking(some, some + others) == []
     assert lacking(some, []) == some
+
+
+def test_of_a_long_text_the_first_words_are_looked_at() -> None:
+    text = " ".join(f"Word{number}" for number in range(30_000))
+    assert sequence(text) == [f"word{number}" for number in range(WORDS)]
+    assert len(names(text)) == len(words(text)) == WORDS
 
 
 @given(st.text(st.sampled_from("ab CD12.'’-"), max_size=40))
