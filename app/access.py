@@ -27,7 +27,7 @@ class Access:
     async def finish(self, exchange: Exchange) -> None:
         """Count what a request spent and record what it did."""
         if exchange.key is not None:
-            await self.limits.spend(exchange.key, exchange.tokens)
+            await self.limits.spend(exchange.key, tokens=exchange.tokens, facts=exchange.wrote)
         self.audit.record(exchange)
 
 
@@ -45,7 +45,7 @@ async def open_access(settings: Settings, store: MeasuredStore, metrics: Metrics
             "`larimar keys create`, or set LARIMAR_API_KEYS (key:tenant,…), or bind to 127.0.0.1, or set LARIMAR_INSECURE=1"
         )
     shared = store.client if settings.store_url else None  # an embedded store has one server: it counts in memory
-    limits = Limits(shared, requests=settings.limit_requests, tokens=settings.limit_tokens)
+    limits = Limits(shared, requests=settings.limit_requests, tokens=settings.limit_tokens, facts=settings.limit_facts)
     audit = AuditLog(store.client, metrics, keep=settings.audit_entries)
     running = asyncio.create_task(audit.run())
 

@@ -18,6 +18,7 @@ from app.settings import Settings
 from app.turns import TENANT
 
 T = TypeVar("T")
+WRITES = frozenset({"/facts", "/facts:bulk", "/facts/{fact_id}", "/tenants/{tenant_id}/import"})  # routes, by POST and PATCH
 VERSION = "Larimar-Version"  # header: of a response what was read or written, of a request what must be seen at least
 
 
@@ -51,7 +52,8 @@ async def key_of(request: Request) -> ApiKey:
     exchange: Exchange = request.scope["exchange"]
     exchange.key = key
     TENANT.set(key.tenant)  # the request's jobs wait in this tenant's line
-    await access.limits.admit(key, exchange)
+    writes = request.method in ("POST", "PATCH") and request.scope["route"].path in WRITES
+    await access.limits.admit(key, exchange, writes=writes)
     return key
 
 

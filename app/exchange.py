@@ -23,6 +23,11 @@ class Exchange:
     events: list[tuple[Action, str]] = field(default_factory=list)  # what was done to which fact
     headers: dict[str, str] = field(default_factory=dict)  # for the answer
 
+    @property
+    def wrote(self) -> int:
+        """How many facts it has written."""
+        return sum(action == "wrote" for action, _ in self.events)
+
     def enter(self) -> None:
         """Be the current request of this task and the tasks it starts."""
         _current.set(self)

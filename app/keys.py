@@ -35,7 +35,7 @@ class KeyNotFound(Exception):
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a key grants. `requests` and `tokens` are limits such as 600/minute; empty: the server's own."""
+    """What a key grants. `requests`, `tokens` and `facts` are limits such as 600/minute; empty: the server's own."""
 
     id: str
     tenant: str
@@ -46,6 +46,7 @@ class ApiKey:
     revoked_at: float | None = None
     requests: str = ""
     tokens: str = ""
+    facts: str = ""
 
     def usable(self, now: float) -> bool:
         """Whether the key is neither revoked nor expired."""
@@ -135,6 +136,7 @@ class KeyRing:
         expires_at: float | None = None,
         requests: str = "",
         tokens: str = "",
+        facts: str = "",
     ) -> tuple[str, ApiKey]:
         """A new key, in clear for the only time, and its record. Raises ValueError for a bad tenant or scope."""
         Keys(tenant)  # refuses a name that no tenant can have
@@ -142,7 +144,7 @@ class KeyRing:
             raise ValueError(f"scopes {sorted(scopes)}: wanted one or more of {', '.join(SCOPES)}")
         secret = MARK + secrets.token_urlsafe(32)
         ordered = tuple(scope for scope in SCOPES if scope in scopes)
-        key = ApiKey(digest(secret)[:12], tenant, ordered, name, time.time(), expires_at, None, requests, tokens)
+        key = ApiKey(digest(secret)[:12], tenant, ordered, name, time.time(), expires_at, None, requests, tokens, facts)
         await self._client.hset(TABLE, digest(secret), key.to_json())
         return secret, key
 
@@ -168,9 +170,8 @@ class KeyRing:
 
         lifetimes = {key.id: key.expires_at for key in await self.list()}
         old = await self._change(key_id, end)
-        return await self.create(
-            old.tenant, old.scopes, name=old.name, expires_at=lifetimes[old.id], requests=old.requests, tokens=old.tokens
-        )
+        grants = {"requests": old.requests, "tokens": old.tokens, "facts": old.facts}
+        return await self.create(old.tenant, old.scopes, name=old.name, expires_at=lifetimes[old.id], **grants)
 
     async def _change(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         while True:

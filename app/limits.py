@@ -1,4 +1,4 @@
-"""What a key may use in a time: requests and tokens, counted over all replicas where they share a store."""
+"""What a key may use in a time: requests, tokens and facts, counted over all replicas where they share a store."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Limits:
 
     Args:
         client: of a store that replicas share; None counts in this process.
-        requests, tokens: what a key may use that says nothing of its own, such as 600/minute; empty: no limit.
+        requests, tokens, facts: what a key may use that says nothing of its own, such as 600/minute; empty: no limit.
     """
 
-    def __init__(self, client: Redis | None, *, requests: str = "", tokens: str = "") -> None:
-        self._requests, self._tokens = requests, tokens
+    def __init__(self, client: Redis | None, *, requests: str = "", tokens: str = "", facts: str = "") -> None:
+        self._own = {"requests": requests, "tokens": tokens, "facts": facts}
         self._alone = FixedWindowRateLimiter(MemoryStorage())
         self._shared = self._alone
         if client is not None:
@@ -44,24 +44,28 @@ class Limits:
             )
             self._shared = FixedWindowRateLimiter(storage)
 
-    async def admit(self, key: ApiKey, exchange: Exchange) -> None:
-        """Count one request. Raises RateLimited when the requests or the tokens of this time are used up."""
+    def _limit(self, key: ApiKey, what: str) -> str:
+        own: str = getattr(key, what)
+        return own or self._own[what]
+
+    async def admit(self, key: ApiKey, exchange: Exchange, *, writes: bool) -> None:
+        """Count one request. Raises RateLimited when its requests or tokens of this time, or facts if it writes, are used up."""
         left: list[tuple[str, RateLimitItem, int, int]] = []
-        for what, text in (("requests", key.requests or self._requests), ("tokens", key.tokens or self._tokens)):
-            if text:
+        for what in ("requests", "tokens", *(["facts"] if writes else [])):
+            if text := self._limit(key, what):
                 limit = parse(text)
                 admitted, remaining, reset_s = await self._hit(limit, what, key.id, cost=1 if what == "requests" else 0)
                 left.append((what, limit, remaining, reset_s))
-                if not admitted or (what == "tokens" and remaining <= 0):
+                if not admitted or (what != "requests" and remaining <= 0):
                     exchange.headers |= _headers(left)
                     raise RateLimited(what, limit, reset_s)
         exchange.headers |= _headers(left)
 
-    async def spend(self, key: ApiKey, tokens: int) -> None:
-        """Count tokens that were used: what is over the limit is paid by later requests of this time."""
-        text = key.tokens or self._tokens
-        if text and tokens:
-            await self._hit(parse(text), "tokens", key.id, cost=tokens)
+    async def spend(self, key: ApiKey, **used: int) -> None:
+        """Count tokens and facts that were used: what is over the limit is paid by later requests of this time."""
+        for what, cost in used.items():
+            if cost and (text := self._limit(key, what)):
+                await self._hit(parse(text), what, key.id, cost=cost)
 
     async def _hit(self, limit: RateLimitItem, what: str, key_id: str, *, cost: int) -> tuple[bool, int, int]:
         """Whether there was room; what is left; whole seconds until there is more."""

@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     batch_tokens: int = Field(32_768, ge=256, description="Tokens that the caches of a batch hold together.")
     limit_requests: str = Field("", description="Requests a key may make, such as `600/minute`; empty: no limit.")
     limit_tokens: str = Field("", description="Tokens a key may have generated, such as `20000/minute`; empty: no limit.")
+    limit_facts: str = Field("", description="Facts a key may write, such as `1000/day`; empty: no limit.")
     audit_entries: int = Field(1_000_000, ge=1000, description="Entries the audit log keeps, about.")
     cors_origins: str = Field("", description="Origins of web pages that may call the server, comma-separated; empty: none.")
     docs: bool = Field(True, description="Serve the interactive documentation at /docs and the schema at /openapi.json.")
@@ -96,7 +97,7 @@ class Settings(BaseSettings):
             raise ValueError(f"there is no file {value}")
         return value
 
-    @field_validator("limit_requests", "limit_tokens")
+    @field_validator("limit_requests", "limit_tokens", "limit_facts")
     @classmethod
     def _limit(cls, value: str) -> str:
         if value:

@@ -48,18 +48,20 @@ def create(
     expires: Annotated[str, typer.Option("--expires", help="such as 90d, 12h; never, when not given")] = "",
     requests: Annotated[str, typer.Option("--requests", help="limit, such as 600/minute")] = "",
     tokens: Annotated[str, typer.Option("--tokens", help="limit, such as 20000/minute")] = "",
+    facts: Annotated[str, typer.Option("--facts", help="limit of facts written, such as 1000/day")] = "",
 ) -> None:
     """Make a key and print it, this once."""
     import limits
 
     scopes: list[Scope] = [part.strip() for part in scope.split(",") if part.strip()]  # type: ignore[misc]  # create refuses others
     expires_at = time.time() + seconds(expires) if expires else None
-    for limit in filter(None, (requests, tokens)):
+    for limit in filter(None, (requests, tokens, facts)):
         try:
             limits.parse(limit)
         except ValueError:
             fail(f"got the limit {limit!r}, wanted such as 600/minute")
-    secret, key = _do(lambda ring: ring.create(tenant, scopes, name=name, expires_at=expires_at, requests=requests, tokens=tokens))
+    granted = {"requests": requests, "tokens": tokens, "facts": facts}
+    secret, key = _do(lambda ring: ring.create(tenant, scopes, name=name, expires_at=expires_at, **granted))
     _show(secret, key)
 
 

@@ -35,6 +35,7 @@ class KeyIn(Body):
     expires_in_s: float | None = Field(None, gt=0, le=3.2e9)
     requests: Limit = Field("", examples=["600/minute"])
     tokens: Limit = Field("", examples=["20000/minute"])
+    facts: Limit = Field("", examples=["1000/day"])
 
 
 class KeyOut(BaseModel):
@@ -49,6 +50,7 @@ class KeyOut(BaseModel):
     revoked_at: float | None
     requests: str
     tokens: str
+    facts: str
 
 
 class NewKey(KeyOut):
@@ -90,9 +92,8 @@ def _new(secret: str, key: ApiKey) -> NewKey:
 async def create_key(body: KeyIn, access: Guarding, _: Admin) -> NewKey:
     """Make a key. This answer is the only one that holds it."""
     expires_at = None if body.expires_in_s is None else time.time() + body.expires_in_s
-    made = await access.keys.create(
-        body.tenant, body.scopes, name=body.name, expires_at=expires_at, requests=body.requests, tokens=body.tokens
-    )
+    granted = {"requests": body.requests, "tokens": body.tokens, "facts": body.facts}
+    made = await access.keys.create(body.tenant, body.scopes, name=body.name, expires_at=expires_at, **granted)
     return _new(*made)
 
 

@@ -210,6 +210,21 @@ def test_tokens_over_the_limit_wait(server: TestClient) -> None:
     assert "tokens" in refused.json()["detail"]
 
 
+def test_facts_over_the_limit_wait_and_may_still_be_forgotten(server: TestClient) -> None:
+    headers = bearer(make(server, "writer", "read", "write", facts="3/minute"))
+    facts = [{"prompt": f"the river of {name} is", "target": "red"} for name in ("zor", "kal")]
+    first = server.post("/facts", json=facts, headers=headers)
+    assert first.status_code == 201 and first.headers["RateLimit-Policy"] == '"facts";q=3;w=60'
+    assert server.post("/facts", json=facts, headers=headers).status_code == 201  # room for one: the other is paid for later
+    refused = server.post("/facts", json=facts[0], headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited") and "facts" in refused.json()["detail"]
+    found = server.get("/facts", headers=headers)
+    assert found.status_code == 200 and len(found.json()["facts"]) == 2
+    assert server.post("/query", json={"prompt": "zor"}, headers=headers).status_code == 200
+    assert server.patch(f"/facts/{found.json()['facts'][0]['id']}", json={"target": "x"}, headers=headers).status_code == 429
+    assert server.delete(f"/facts/{found.json()['facts'][0]['id']}", headers=headers).status_code == 200
+
+
 def test_the_audit_log_says_who_did_what_and_no_text(server: TestClient) -> None:
     key = make(server, "audited", "read", "write")
     fact_id = server.post("/facts", json=FACT, headers=bearer(key) | {"X-Request-ID": "audited-1"}).json()["id"]
