@@ -76,7 +76,9 @@ class CompletionBase(Body):
 
     def sampling(self, max_tokens: int, logprobs: int | None) -> Sampling:
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return Sampling(max_tokens, self.temperature or 0.0, self.top_p or 1.0, self.seed, tuple(stops), self.top_k or 0, logprobs)
+        return Sampling(
+            max_tokens, self.temperature or 0.0, self.top_p or 1.0, self.seed, tuple(stops), self.top_k or 0, logprobs
+        )
 
 
 class CompletionIn(CompletionBase):

@@ -67,7 +67,9 @@ class Metrics:
         self.audit_lost = Counter("larimar_audit_lost", "Audit entries dropped while the store was away", registry=r)
         self._residuals: deque[float] = deque(maxlen=RESIDUALS)
         self._tenants, self._cap = set[str](), tenants
-        self.tenant_requests = Counter("larimar_tenant_requests", "HTTP requests of a tenant", ["tenant"], registry=r) if tenants else None
+        self.tenant_requests = (
+            Counter("larimar_tenant_requests", "HTTP requests of a tenant", ["tenant"], registry=r) if tenants else None
+        )
         self._begin()
 
     def _begin(self) -> None:

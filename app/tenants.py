@@ -125,7 +125,9 @@ class Tenants:
         del self._tenants[tenant.name]
         self._bytes -= tenant.size_bytes
 
-    async def write(self, name: str, fact: Fact, *, on_conflict: OnConflict = "supersede", answer: Answer | None = None) -> Committed:
+    async def write(
+        self, name: str, fact: Fact, *, on_conflict: OnConflict = "supersede", answer: Answer | None = None
+    ) -> Committed:
         """Write a fact. Raises as `write_many` returns.
 
         Args:
@@ -313,7 +315,9 @@ class Tenants:
         self._weigh(tenant)
         made = iter(changes)
         return [
-            outcome if isinstance(outcome, Exception) else Committed(next(made), residual, solve_s, commit_s, commit_at, solve_at)
+            outcome
+            if isinstance(outcome, Exception)
+            else Committed(next(made), residual, solve_s, commit_s, commit_at, solve_at)
             for outcome in planned
         ]
 
@@ -367,3 +371,5 @@ class Tenants:
             memory.mark_stored(pages, version)
             tenant.changes_since_snapshot -= min(count, tenant.changes_since_snapshot)
             tenant.changed_at = taken_at
+
+

@@ -95,7 +95,9 @@ def request(traceparent: str, tracestate: str) -> Iterator[Trace | None]:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     context = TraceContextTextMapPropagator().extract({"traceparent": traceparent, "tracestate": tracestate})
-    with _tracer.start_as_current_span("request", context, SpanKind.SERVER, record_exception=False, set_status_on_exception=False) as span:
+    with _tracer.start_as_current_span(
+        "request", context, SpanKind.SERVER, record_exception=False, set_status_on_exception=False
+    ) as span:
         own = span.get_span_context()
         yield Trace(f"{own.trace_id:032x}", f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}", span)
 

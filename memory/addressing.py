@@ -46,7 +46,9 @@ class Addressing(Protocol):
         The views have the rows of N + 1 facts; a row that is new is not set yet.
         """
 
-    def forget(self, inverse: Tensor, matrix: Tensor, rows: Sequence[int], keys: Tensor, codes: Tensor, /) -> tuple[Tensor, Tensor]:
+    def forget(
+        self, inverse: Tensor, matrix: Tensor, rows: Sequence[int], keys: Tensor, codes: Tensor, /
+    ) -> tuple[Tensor, Tensor]:
         """New S⁻¹ and M without the facts of these rows of A and Z."""
 
     def read(self, inverse: Tensor, matrix: Tensor, keys: Tensor, codes: Tensor, query: Tensor, /) -> Readout:
@@ -91,7 +93,9 @@ class KernelAddressing:
         inverse[n, n] = 1.0 / s
         matrix[n] = e
 
-    def forget(self, inverse: Tensor, matrix: Tensor, rows: Sequence[int], _keys: Tensor, _codes: Tensor, /) -> tuple[Tensor, Tensor]:
+    def forget(
+        self, inverse: Tensor, matrix: Tensor, rows: Sequence[int], _keys: Tensor, _codes: Tensor, /
+    ) -> tuple[Tensor, Tensor]:
         return algebra.downdate(inverse, matrix, rows)
 
     def read(self, inverse: Tensor, matrix: Tensor, keys: Tensor, codes: Tensor, query: Tensor, /) -> Readout:
@@ -145,7 +149,9 @@ class PseudoInverseAddressing:
     def write(self, inverse: Tensor, matrix: Tensor, _keys: Tensor, key: Tensor, code: Tensor, /) -> None:
         algebra.recur(inverse, matrix, self.address(key), code, alpha=1.0)
 
-    def forget(self, inverse: Tensor, matrix: Tensor, rows: Sequence[int], keys: Tensor, codes: Tensor, /) -> tuple[Tensor, Tensor]:
+    def forget(
+        self, inverse: Tensor, matrix: Tensor, rows: Sequence[int], keys: Tensor, codes: Tensor, /
+    ) -> tuple[Tensor, Tensor]:
         inverse, matrix = inverse.clone(), matrix.clone()
         for row in rows:
             algebra.recur(inverse, matrix, self.address(keys[row]), codes[row].double(), alpha=-1.0)

@@ -1,9 +1,9 @@
 """The least-squares algebra of one page, in float64 on any device.
 
-κ(a, b) = exp(β(⟨a, b⟩ − 1))        Gaussian kernel of unit vectors, since ‖a − b‖² = 2 − 2⟨a, b⟩
-G = κ(A, A) + λI,  M = G⁻¹ Z        kernel ridge regression: the posterior mean of a Bayesian linear memory
-                                    (Larimar, arXiv 2403.11901, appendix E, with Gaussian addressing)
-C = WᵀW + C₀,     M = C⁻¹ Wᵀ Z      the same in the coordinates of addresses W: the paper's own form
+    κ(a, b) = exp(β(⟨a, b⟩ − 1))        Gaussian kernel of unit vectors, since ‖a − b‖² = 2 − 2⟨a, b⟩
+    G = κ(A, A) + λI,  M = G⁻¹ Z        kernel ridge regression: the posterior mean of a Bayesian linear memory
+                                        (Larimar, arXiv 2403.11901, appendix E, with Gaussian addressing)
+    C = WᵀW + C₀,     M = C⁻¹ Wᵀ Z      the same in the coordinates of addresses W: the paper's own form
 """
 
 from __future__ import annotations

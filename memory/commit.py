@@ -64,7 +64,9 @@ class Commit:
             raise CommitUnknown(f"version {self._version} of {tenant} is written but {error}") from error
         except StoreUnavailable as error:
             if self._in_doubt:
-                raise CommitUnknown(f"{error}; whether version {self._version} of {tenant} is written is unknown") from error
+                raise CommitUnknown(
+                    f"{error}; whether version {self._version} of {tenant} is written is unknown"
+                ) from error
             raise
         if reply[0] == lua.LOST:
             raise StoreCorrupt(tenant, "there are pages but no log: changes are lost")
@@ -76,9 +78,13 @@ class Commit:
     def _refuse(self, tenant: str, *, found: int, taken: bool) -> None:
         expected = self._version - 1
         if found < expected:
-            raise StoreCorrupt(tenant, f"the store is at version {found}, the memory at {expected}: the store lost data")
+            raise StoreCorrupt(
+                tenant, f"the store is at version {found}, the memory at {expected}: the store lost data"
+            )
         if self._in_doubt and not taken:  # an entry was there and is erased or trimmed: ours or another's
-            raise CommitUnknown(f"version {self._version} of {tenant} was written, and erased since, by this or another")
+            raise CommitUnknown(
+                f"version {self._version} of {tenant} was written, and erased since, by this or another"
+            )
         raise VersionConflict(expected, found)
 
     async def _attempt(self) -> list[Any]:

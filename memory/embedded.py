@@ -128,7 +128,9 @@ class EmbeddedValkey:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _claim(self) -> None:
@@ -166,7 +168,9 @@ class EmbeddedValkey:
         try:
             with _open_private(self.log) as output:
                 log_start = output.tell()
-                self._child = Child(command, cwd=self.folder, output=output, pass_fds=[self._lock.fd], tether=self._tether)
+                self._child = Child(
+                    command, cwd=self.folder, output=output, pass_fds=[self._lock.fd], tether=self._tether
+                )
         except OSError as error:
             raise StoreUnavailable(f"{binary} could not be started: {error.strerror}") from error
         self._wait_until_ready(self._child, log_start)
@@ -182,9 +186,13 @@ class EmbeddedValkey:
                 heard = time.monotonic()
             if not child.alive:
                 tail = _tail(self.log, log_start)
-                raise StoreUnavailable(f"valkey-server ended at start ({child.returncode}); {self.log}: {tail}")
+                raise StoreUnavailable(
+                    f"valkey-server ended at start ({child.returncode}); {self.log}: {tail}"
+                )
             if time.monotonic() - heard > self._start_timeout_s:
-                raise StoreUnavailable(f"valkey-server gave no answer for {self._start_timeout_s:g} s; see {self.log}")
+                raise StoreUnavailable(
+                    f"valkey-server gave no answer for {self._start_timeout_s:g} s; see {self.log}"
+                )
             time.sleep(_POLL_S)
 
 

@@ -207,7 +207,8 @@ class EpisodicMemory:
             return []
         keys = torch.stack([fact.key for fact in facts.values()])
         neighbours = [
-            next(((self._register.page_of(i), similarity) for i, similarity in found), None) for found in self._register.nearest(keys, 1)
+            next(((self._register.page_of(i), similarity) for i, similarity in found), None)
+            for found in self._register.nearest(keys, 1)
         ]
         rows = {index: len(sheet.ids) for index, sheet in self._sheets.items()}
         placement = Placement(keys, neighbours, rows, self.settings.slots)

@@ -136,7 +136,9 @@ class Page:
         self._keys[n] = key.to(self._keys)
         self._codes[n] = 0
         self._codes[n, : len(code)] = code.to(self._codes)
-        self.addressing.write(self._inverse[:rows, :rows], self._matrix[:rows], self.keys, self._keys[n], self._codes[n].double())
+        self.addressing.write(
+            self._inverse[:rows, :rows], self._matrix[:rows], self.keys, self._keys[n], self._codes[n].double()
+        )
         self.widths.append(len(code))
         self.unchecked += 1
         if self.unchecked >= CHECK_EVERY:

@@ -21,7 +21,9 @@ class Placement:
         slots: how many a page may hold.
     """
 
-    def __init__(self, keys: Tensor, neighbours: Sequence[tuple[int, float] | None], rows: Mapping[int, int], slots: int) -> None:
+    def __init__(
+        self, keys: Tensor, neighbours: Sequence[tuple[int, float] | None], rows: Mapping[int, int], slots: int
+    ) -> None:
         self._neighbours, self._rows, self._slots = neighbours, dict(rows), slots
         self._among = torch.tril(keys @ keys.T + 2.0, diagonal=-1)  # (B, B) above zero for earlier facts only
         self._pages: list[int] = []

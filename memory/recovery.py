@@ -322,7 +322,9 @@ def _version_of(info: Mapping[Any, Any]) -> int:
     return int(cast("bytes", info["last-generated-id"]).partition(b"-")[0])
 
 
-def _alive(pages: Mapping[int, tuple[Manifest, Sequence[tuple[int, bytes]]]], entries: Sequence[tuple[Change, bytes | None]]) -> set[int]:
+def _alive(
+    pages: Mapping[int, tuple[Manifest, Sequence[tuple[int, bytes]]]], entries: Sequence[tuple[Change, bytes | None]]
+) -> set[int]:
     """The versions whose facts must be readable: written, and not forgotten by a later change."""
     found = {version for _, records in pages.values() for version, _ in records}
     for change, sealed in entries:

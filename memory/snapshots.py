@@ -43,7 +43,9 @@ class Snapshots:
         manifests: list[str | bytes] = []
         for page, facts in pages.items():
             raw = await asyncio.to_thread(_sealed, keys.tenant, facts, data_keys)
-            manifest = Manifest.of(keys.tenant, page, raw, covered=version, fingerprint=fingerprint, facts=len(facts), token=token)
+            manifest = Manifest.of(
+                keys.tenant, page, raw, covered=version, fingerprint=fingerprint, facts=len(facts), token=token
+            )
             for field, part in zip(manifest.fields, snapshot.cut(raw), strict=True):
                 if not await self._write(keys, token, field, part):
                     return False

@@ -88,7 +88,9 @@ def _decode(model: Model, tokens: int, repeats: int, tick: Callable[[], None]) -
         "memory_cost_per_token": per_token["memory used"] / per_token["plain"] - 1,
         "memory_cost_of_first_token": statistics.median(first["memory used"]) / statistics.median(first["plain"]) - 1,
         "tokens_per_second": throughput,
-        "batch_8_over_sequential": statistics.median(8 * one / eight for one, eight in zip(sizes[1], sizes[8], strict=True)),
+        "batch_8_over_sequential": statistics.median(
+            8 * one / eight for one, eight in zip(sizes[1], sizes[8], strict=True)
+        ),
         "weights_mib": weights / 2**20,
         "copy_gb_per_second": moved / 1e9,
         "tokens_per_second_at_bandwidth": moved / weights,

@@ -18,7 +18,9 @@ from app.settings import Settings
 GB = 1e9
 
 
-async def size(settings: Settings, *, tenants: int, facts: int, tick: Callable[[], None] = lambda: None) -> dict[str, Any]:
+async def size(
+    settings: Settings, *, tenants: int, facts: int, tick: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Fill tenants with facts in bulk on a server of our own, at durability `disk`, and weigh it.
 
     Args:

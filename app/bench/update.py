@@ -18,7 +18,9 @@ BLOCKS = (1, 8, 64, 512)
 KEY_DIM, CODE_WIDTH = 896, 260  # of the default encoder, and of a target of four tokens
 
 
-def update(*, device: str = "cpu", repeats: int = 50, slots: int = 512, tick: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def update(
+    *, device: str = "cpu", repeats: int = 50, slots: int = 512, tick: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Writes and forgets by the page's size, blocks by theirs, what a re-solve costs, and float32 beside float64."""
     figures: dict[str, Any] = {"key_dim": KEY_DIM, "code_width": CODE_WIDTH, "device": device}
     for n in (size for size in SIZES if size <= slots):

@@ -135,7 +135,9 @@ def sentinel_failover(stage: Stage) -> Outcome:
     for sentinel in sentinels:
         sentinel.start()
     addresses = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
-    server = Larimar(stage.folder / "server", stage.weights, STORE_URL=f"redis+sentinel://{addresses}/larimar", DURABILITY="replica")
+    server = Larimar(
+        stage.folder / "server", stage.weights, STORE_URL=f"redis+sentinel://{addresses}/larimar", DURABILITY="replica"
+    )
     workload = Workload(server.url, ledger, seed=stage.seed)
     try:
         time.sleep(3)  # the sentinels find each other and the replica

@@ -28,7 +28,9 @@ def audit(
         fail(f"{needle} cannot be read: {error}")
     if not texts or not (data or store_url):
         fail("nothing to look for, or nowhere: give --needle with a text a line, and --data or --store-url")
-    needles = [Needle(f"line {number}", form.content) for number, text in enumerate(texts, 1) for form in Needle.texts(text)]
+    needles = [
+        Needle(f"line {number}", form.content) for number, text in enumerate(texts, 1) for form in Needle.texts(text)
+    ]
     found: list[Hit] = []
     for folder in data or []:
         if not folder.is_dir():

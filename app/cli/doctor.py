@@ -59,7 +59,9 @@ def _model(settings: Settings) -> Finding:
     try:
         fitted = Adapter.load(settings.adapter or adapters.shipped(settings.decoder), settings.decoder)
         encoder, decoder = (weights.locate(name, settings.weights_dir, Console(stderr=True).print) for name in (ENCODER, settings.decoder))
-        fitted.check(decoder=settings.decoder, decoder_fingerprint=decoder.fingerprint, encoder_fingerprint=encoder.fingerprint)
+        fitted.check(
+            decoder=settings.decoder, decoder_fingerprint=decoder.fingerprint, encoder_fingerprint=encoder.fingerprint
+        )
     except ModelError as error:
         return Finding("model", str(error), "`larimar models fetch` gets weights, `larimar train` makes an adapter")
     return Finding("model", f"{settings.decoder} {decoder.fingerprint[:12]}, with its adapter and encoder")

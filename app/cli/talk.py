@@ -109,7 +109,7 @@ def list_facts(limit: Annotated[int, typer.Option("--limit", min=1)] = 50) -> No
 def export(file: Annotated[Path | None, typer.Argument(help="standard output, when not given")] = None) -> None:
     """Write every fact as a JSON line that `larimar facts import` reads."""
     count = 0
-    with connected() as client, file.open("w") if file else nullcontext(sys.stdout) as lines:
+    with connected() as client, (file.open("w") if file else nullcontext(sys.stdout)) as lines:
         for fact in client.facts():
             record = {"id": fact.id, "prompt": fact.prompt, "target": fact.target, "metadata": fact.metadata}
             lines.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -45,7 +45,9 @@ def train(
         fail(str(error))
 
 
-def _train(data: Path, decoder_name: str, minutes: float, steps: int | None, batch: int, seed: int, out: Path, folder: Path) -> None:
+def _train(
+    data: Path, decoder_name: str, minutes: float, steps: int | None, batch: int, seed: int, out: Path, folder: Path
+) -> None:
     from dataclasses import asdict, replace
 
     from models.corpus import Corpus
@@ -77,7 +79,9 @@ def _train(data: Path, decoder_name: str, minutes: float, steps: int | None, bat
     console.print(f"{out}: {100 * figures['validation']:.1f}% exact on relations never trained on, {seconds / 60:.1f} minutes")
 
 
-def _parts(name: str, corpus: Corpus, cache: Path, device: torch.device, dtype: str, seed: int) -> tuple[Decoder, Adapter]:
+def _parts(
+    name: str, corpus: Corpus, cache: Path, device: torch.device, dtype: str, seed: int
+) -> tuple[Decoder, Adapter]:
     import torch
     from transformers import AutoTokenizer
 
@@ -93,7 +97,9 @@ def _parts(name: str, corpus: Corpus, cache: Path, device: torch.device, dtype: 
     return decoder, fitting.fit(decoder, tokenizer, corpus, encoder_fingerprint=encoder.fingerprint, seed=seed)
 
 
-def _schedule(adapter: Adapter, mixture: Mixture, minutes: float, steps: int | None, batch: int, seed: int, dtype: str) -> Schedule:
+def _schedule(
+    adapter: Adapter, mixture: Mixture, minutes: float, steps: int | None, batch: int, seed: int, dtype: str
+) -> Schedule:
     """One that fills the minutes, by the time of a few steps."""
     from models.training import Schedule, step_time
 
@@ -104,7 +110,9 @@ def _schedule(adapter: Adapter, mixture: Mixture, minutes: float, steps: int | N
     return Schedule(steps=steps, batch=batch, seed=seed, dtype=dtype)
 
 
-def _run(adapter: Adapter, mixture: Mixture, schedule: Schedule, checkpoint: Checkpoint, log: Path) -> tuple[float, dict[str, float]]:
+def _run(
+    adapter: Adapter, mixture: Mixture, schedule: Schedule, checkpoint: Checkpoint, log: Path
+) -> tuple[float, dict[str, float]]:
     """Train with a progress bar; returns the seconds spent (earlier parts of a resumed run included) and the last figures."""
     from models.curve import read
     from models.training import train

@@ -34,7 +34,8 @@ def several(setup: Setup) -> Table:
         for name, text in zip(asks, examiner.say(list(asks.values()), TOKENS), strict=True):
             found[name].append([fact.target.strip() in text for fact in item.facts])
     figures = {
-        name: {"all": sum(map(all, rows)) / len(rows), "each": sum(map(sum, rows)) / sum(map(len, rows))} for name, rows in found.items()
+        name: {"all": sum(map(all, rows)) / len(rows), "each": sum(map(sum, rows)) / sum(map(len, rows))}
+        for name, rows in found.items()
     }
     setup.write({"several": figures})
     table = Table("", *figures, title=f"several facts: {setup.n} prompts (percent)", title_justify="left")

@@ -144,3 +144,4 @@ def _parse(line: bytes, limit: int) -> FactIn | Exception:
         return FactIn.model_validate_json(line)
     except ValidationError as error:
         return error
+

@@ -148,15 +148,21 @@ async def get_fact(fact_id: str, response: Response, service: Serving, tenant: R
 
 
 @router.patch("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}})
-async def revise(fact_id: str, body: FactPatch, response: Response, service: Serving, settings: Configured, tenant: Writer) -> FactWritten:
+async def revise(
+    fact_id: str, body: FactPatch, response: Response, service: Serving, settings: Configured, tenant: Writer
+) -> FactWritten:
     """Give a fact another target, other metadata or another time to live. What it was is forgotten for good."""
-    taught = await within(settings, service.revise(tenant, fact_id, target=body.target, metadata=body.metadata, ttl_s=body.ttl_s))
+    taught = await within(
+        settings, service.revise(tenant, fact_id, target=body.target, metadata=body.metadata, ttl_s=body.ttl_s)
+    )
     response.headers[VERSION] = str(taught.committed.change.version)
     return written_as(taught.committed.change, _timings(taught.committed, taught.encode_s, taught.total_s))
 
 
 @router.delete("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}})
-async def forget(fact_id: str, response: Response, service: Serving, settings: Configured, tenant: Writer) -> Receipt:
+async def forget(
+    fact_id: str, response: Response, service: Serving, settings: Configured, tenant: Writer
+) -> Receipt:
     """Forget one fact for good; the receipt says what was erased."""
     forgotten = await within(settings, service.forget(tenant, fact_id))
     committed = forgotten.committed

@@ -51,7 +51,9 @@ def weights_of(read: Read) -> list[Weight]:
 
 def memory_of(read: Read) -> MemoryUse:
     """What an answer tells of the memory."""
-    return MemoryUse(used=read.used, scope=scope_of(read.reading) if read.reading else None, facts=weights_of(read) if read.used else [])
+    return MemoryUse(
+        used=read.used, scope=scope_of(read.reading) if read.reading else None, facts=weights_of(read) if read.used else []
+    )
 
 
 def usage_of(made: Generation) -> Usage:
@@ -64,7 +66,10 @@ def usage_of(made: Generation) -> Usage:
 
 def log_probs_of(service: Service, found: tuple[TokenLogProb, ...]) -> list[TokenLogProbs]:
     text = service.model.decoder.text
-    return [TokenLogProbs(token=text([p.token_id]), logprob=p.log_prob, top=[(text([i]), value) for i, value in p.top]) for p in found]
+    return [
+        TokenLogProbs(token=text([p.token_id]), logprob=p.log_prob, top=[(text([i]), value) for i, value in p.top])
+        for p in found
+    ]
 
 
 def _timings(answered: Answered) -> GenerateTimings:
@@ -77,7 +82,9 @@ def _timings(answered: Answered) -> GenerateTimings:
 
 
 @router.post("/query", responses=REFUSED | {404: {"model": Problem}})
-async def query(body: QueryIn, response: Response, service: Serving, settings: Configured, tenant: Reader) -> QueryOut:
+async def query(
+    body: QueryIn, response: Response, service: Serving, settings: Configured, tenant: Reader
+) -> QueryOut:
     """Read the memory without generating: is the prompt in scope, which facts speak, what does the readout say?"""
     asked = Ask(body.prompt, exclude=body.exclude, include_only=body.include_only, as_of=body.as_of, scope_threshold=body.scope_threshold)
     read = await within(settings, service.read(tenant, asked), body.timeout_s)
@@ -98,7 +105,9 @@ async def generate(
 ) -> GenerateOut | EventSourceResponse:
     """Generate. Where the prompt asks for a fact, the memory conditions the decoder; elsewhere the plain model answers."""
     check_length(body.max_new_tokens, settings, "max_new_tokens")
-    sampling = Sampling(body.max_new_tokens, body.temperature, body.top_p, body.seed, tuple(body.stop), body.top_k, body.logprobs)
+    sampling = Sampling(
+        body.max_new_tokens, body.temperature, body.top_p, body.seed, tuple(body.stop), body.top_k, body.logprobs
+    )
     asked = Ask(body.prompt, sampling, body.memory, body.exclude, body.include_only, as_of=body.as_of, scope_threshold=body.scope_threshold)
     if body.stream:
         return await _stream(body, asked, service, settings, tenant)

@@ -164,7 +164,9 @@ def _ask(prompt: str, sampling: Sampling, body: CompletionBase, questions: Seque
     return Ask(prompt, sampling, control.memory, control.exclude, control.include_only, questions, scope_threshold=control.scope_threshold)
 
 
-async def _stream(told: _Told, body: CompletionBase, asked: Ask, service: Service, settings: Settings, tenant: str) -> EventSourceResponse:
+async def _stream(
+    told: _Told, body: CompletionBase, asked: Ask, service: Service, settings: Settings, tenant: str
+) -> EventSourceResponse:
     ends_at = asyncio.get_running_loop().time() + min(settings.request_timeout_s, body.timeout_s or settings.request_timeout_s)
     read = await within(settings, service.read(tenant, asked), body.timeout_s)
     steps = service.speak(read, asked.sampling, each_token=True)

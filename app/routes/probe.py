@@ -19,7 +19,9 @@ router = APIRouter(tags=["facts"])
 
 
 @router.post("/facts/{fact_id}/probe", responses=REFUSED)
-async def probe(fact_id: str, body: ProbeIn, response: Response, service: Serving, settings: Configured, tenant: Reader) -> ProbeOut:
+async def probe(
+    fact_id: str, body: ProbeIn, response: Response, service: Serving, settings: Configured, tenant: Reader
+) -> ProbeOut:
     """Ask the fact's prompt and its paraphrases, with the memory and without: how often does the target come?"""
     memory = await service.tenants.fresh(tenant)
     try:
