@@ -80,13 +80,17 @@ def _clauses(sentence: str) -> list[str]:
 
 def _asking(sentence: str) -> list[str]:
     """A sentence cut at the "and"s that lead to a question of their own: not at that of "Tom and Jerry"."""
+    cuts = [*_AND.finditer(sentence)]
+    begins, ends = [0, *(cut.end() for cut in cuts)], [*(cut.start() for cut in cuts), len(sentence)]
     clauses: list[str] = []
-    start = 0
-    for cut in _AND.finditer(sentence):
-        before, after = sentence[start : cut.start()], _AND.split(sentence[cut.end() :], maxsplit=1)[0]
-        if _BEGINS.match(after) or ((_BEGINS.match(before) or _ASKS.search(before)) and _ASKS.search(after)):
-            clauses.append(before)
-            start = cut.end()
+    start, asked = 0, False  # where the clause began, and whether it asks
+    for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+        piece = sentence[begin:end]
+        opens, asks = _BEGINS.match(piece) is not None, _ASKS.search(piece) is not None
+        if number and (opens or (asked and asks)):
+            clauses.append(sentence[start : ends[number - 1]])
+            start, asked = begin, False
+        asked = asked or asks or (opens and begin == start)
     return [clause.strip(" ,") for clause in (*clauses, sentence[start:])]
 
 
@@ -102,7 +106,7 @@ def _sentences(text: str) -> list[str]:
     for end in _END.finditer(text):
         if text[end.start()] == "." and _ABBREVIATION.search(text[max(start, end.start() - 40) : end.start() + 1]):
             continue
-        if text[end.start()] == "!" and text[:1].isupper() and text[end.end() :].lstrip()[:1].islower():
+        if text[end.start()] == "!" and text[:1].isupper() and text[end.end() + 1 : end.end() + 2].islower():
             continue  # a title's: "What country did Sell Out! come from?"
         out.append(text[start : end.end()].strip())
         start = end.end()
