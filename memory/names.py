@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
 from itertools import islice
 
@@ -24,8 +24,7 @@ def names(sentence: str) -> frozenset[str]:
     """Capitalised words and words with digits, case folded, without a possessive; the first word only if it is no common one."""
     found = set()
     shouted = sentence.isupper()
-    for match in islice(_WORD.finditer(sentence), WORDS):
-        word = re.sub(r"['’]s$", "", match.group())
+    for word in _words(sentence):
         folded = word.casefold()
         common = folded in _COMMON and (shouted or len(word) == 1 or not word.isupper())  # "US" is none, unless all is capitals
         if any(c.isdigit() for c in word) or (any(c.isupper() for c in word) and not common):
@@ -35,7 +34,12 @@ def names(sentence: str) -> frozenset[str]:
 
 def sequence(sentence: str) -> list[str]:
     """The first `WORDS` words of a sentence in their order, case folded, without a possessive."""
-    return [re.sub(r"['’]s$", "", m.group()).casefold() for m in islice(_WORD.finditer(sentence), WORDS)]
+    return [word.casefold() for word in _words(sentence)]
+
+
+def _words(sentence: str) -> Iterator[str]:
+    for match in islice(_WORD.finditer(sentence), WORDS):
+        yield re.sub(r"['’]s$", "", match.group())
 
 
 def words(sentence: str) -> frozenset[str]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from models import archive
 from models.errors import AdapterCorrupt, AdapterMismatch, AdapterMissing
 from models.prefix import Prefix
 
@@ -39,11 +38,8 @@ class Adapter:
         """Write the file whole or not at all."""
         tensors = {f"prefix.{k}": v for k, v in self.prefix.state_dict().items()}
         tensors |= {"code.mean": self.mean, "code.projection": self.projection, "encoder.idf": self.idf}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside, about = path.with_suffix(".partial"), json.dumps(self.about)
-        metadata = {"format": FORMAT, "about": about, "sha256": _digest(about, tensors)}
-        save_file({k: v.contiguous() for k, v in tensors.items()}, beside, metadata)
-        beside.replace(path)
+        about = json.dumps(self.about)
+        archive.write(path, tensors, {"format": FORMAT, "about": about, "sha256": _digest(about, tensors)})
 
     @classmethod
     def load(cls, path: Path, decoder: str) -> Adapter:
@@ -54,14 +50,7 @@ class Adapter:
         """
         if not path.is_file():
             raise AdapterMissing(decoder, train_command(decoder))
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
-        except (SafetensorError, OSError) as error:
-            raise AdapterCorrupt(f"{path} is no safetensors file: {error}") from error
-        if metadata.get("format") != FORMAT:
-            raise AdapterCorrupt(f"{path} has format {metadata.get('format')!r}, wanted {FORMAT!r}")
+        tensors, metadata = archive.read(path, FORMAT)
         about = metadata.get("about", "")
         if metadata.get("sha256", wanted := _digest(about, tensors)) != wanted:  # the first adapters carry no checksum
             raise AdapterCorrupt(f"{path} is damaged: its checksum differs")

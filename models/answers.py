@@ -57,6 +57,12 @@ def mutate(rng: random.Random, answer: str, corpus: Corpus) -> str:
     return changed
 
 
+def slip(rng: random.Random, text: str, start: int) -> str:
+    """A text with two neighbouring letters exchanged, from `start` on and not its last two."""
+    at = rng.randrange(start, len(text) - 2)
+    return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
+
+
 def _mutated(rng: random.Random, corpus: Corpus) -> str:
     return mutate(rng, _known(rng, corpus), corpus)
 

@@ -54,14 +54,11 @@ class Encoder:
             fingerprint: SHA-256 of its weights; the loaded encoder's is another where it is updated.
             update: taught it which wordings want the same.
         """
-        from transformers import AutoModel, AutoTokenizer
-
-        trunk = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        trunk, tokenizer = read(folder)
         if update is not None:
             update.merge(trunk)
             fingerprint = hashlib.sha256(f"{fingerprint}{update.fingerprint}".encode()).hexdigest()
-        return cls(trunk.to(device).eval(), tokenizer, idf=idf, fingerprint=fingerprint)
+        return cls(trunk.to(device), tokenizer, idf=idf, fingerprint=fingerprint)
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """Word pieces of each text, cut to what the trunk reads."""
@@ -95,6 +92,14 @@ class Encoder:
             total += float(self.idf[piece]) * _direction(piece)
         norm = float(np.linalg.norm(total))
         return torch.from_numpy(total / norm if norm > 0 else total).float()
+
+
+def read(folder: Path) -> tuple[Any, Any]:
+    """The frozen encoder, in eval mode, and its tokenizer."""
+    from transformers import AutoModel, AutoTokenizer
+
+    trunk = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False)
+    return trunk.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 @functools.lru_cache(maxsize=65536)

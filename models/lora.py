@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models import archive
 from models.errors import AdapterCorrupt, AdapterMismatch
 
 FORMAT = "larimar-lora/1"
@@ -59,22 +58,12 @@ class LowRank:
     def save(self, path: Path) -> None:
         """Write the file whole or not at all."""
         tensors = {f"{name}.{part}": factor for name, pair in self.factors.items() for part, factor in zip("ab", pair, strict=True)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".partial")
-        save_file(tensors, beside, {"format": FORMAT, "about": json.dumps(self.about), "sha256": self.fingerprint})
-        beside.replace(path)
+        archive.write(path, tensors, {"format": FORMAT, "about": json.dumps(self.about), "sha256": self.fingerprint})
 
     @classmethod
     def load(cls, path: Path) -> LowRank:
         """Read an update. Raises AdapterCorrupt."""
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
-        except (SafetensorError, OSError) as error:
-            raise AdapterCorrupt(f"{path} is no safetensors file: {error}") from error
-        if metadata.get("format") != FORMAT:
-            raise AdapterCorrupt(f"{path} has format {metadata.get('format')!r}, wanted {FORMAT!r}")
+        tensors, metadata = archive.read(path, FORMAT)
         names = sorted({name.rpartition(".")[0] for name in tensors})
         try:
             update = cls({name: (tensors[f"{name}.a"], tensors[f"{name}.b"]) for name in names}, json.loads(metadata["about"]))

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from models.answers import invented_word, mutate, random_answer, short_answer
+from models.answers import invented_word, mutate, random_answer, short_answer, slip
 from models.corpus import Corpus
 from models.decoder import Decoder
 from models.pointer import listed
@@ -104,8 +104,7 @@ class Mixture:
         if chance < 0.07:
             return text.upper()
         if chance < 0.10 and len(text) > 4:
-            at = rng.randrange(1, len(text) - 2)
-            return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
+            return slip(rng, text, 1)
         return text
 
     def _asked(self, rng: random.Random, question: str, answers: tuple[str, ...]) -> Example:

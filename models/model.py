@@ -11,20 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models import adapter as adapters
-from models import weights
 from models.adapter import Adapter
 from models.code import SlotCode
 from models.decoder import Decoder, Forced, Generation, Sampling
 from models.device import pick
 from models.encoder import Encoder
 from models.errors import EmptyText, ModelError, PromptTooLong, TargetTooLong
-from models.lora import LowRank
+from models.parts import Parts
 from models.pointer import Pointer, listed
 from models.sentences import clean, questions, split
 from models.sequence import TextSequence
 
-ENCODER = "minilm-l6"
 MAX_FACT_PROMPT_TOKENS = 256  # the encoder reads no more
 
 
@@ -114,19 +111,11 @@ class Model:
         """
         where = pick(device)
         hush()
-        fitted = Adapter.load(adapter or adapters.shipped(decoder), decoder)
-        encoder_weights = weights.locate(ENCODER, cache, say)
-        decoder_weights = weights.locate(decoder, cache, say)
-        fitted.check(
-            decoder=decoder,
-            decoder_fingerprint=decoder_weights.fingerprint,
-            encoder_fingerprint=encoder_weights.fingerprint,
-        )
+        found = Parts.find(decoder, adapter, update, cache, say)
         say(f"loading {decoder} on {where}")
-        refined = LowRank.load(update or adapters.shipped(ENCODER))
-        refined.check(encoder_weights.fingerprint)
-        reader = Encoder.load(encoder_weights.folder, where, idf=fitted.idf, fingerprint=encoder_weights.fingerprint, update=refined)
-        loaded = Decoder.load(decoder_weights.folder, where, fingerprint=decoder_weights.fingerprint, name=decoder)
+        of, fitted = found.encoder, found.adapter
+        reader = Encoder.load(of.folder, where, idf=fitted.idf, fingerprint=of.fingerprint, update=found.update)
+        loaded = Decoder.load(found.decoder.folder, where, fingerprint=found.decoder.fingerprint, name=decoder)
         if release:
             loaded.release()
         return cls(reader, loaded, fitted)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.evaluation.membership import area
 from models.lora import LowRank, attach, switched_off
 from models.wants import Kind, Wants, fill
 
@@ -70,8 +71,8 @@ def separation(trunk: nn.Module, tokenizer: Any, kinds: Sequence[Kind], seed: in
     with torch.no_grad():
         found = torch.cat([vectors(trunk, tokenizer, texts[at : at + 64]) for at in range(0, len(texts), 64)])
     by_four = found.view(len(texts) // 4, 4, -1)
-    same, subject_, relation_ = ((by_four[:, 0] * by_four[:, at]).sum(-1) for at in (1, 2, 3))
-    return {name: float((same[:, None] > near[None]).float().mean()) for name, near in (("subject", subject_), ("relation", relation_))}
+    same, strangers, neighbours = ((by_four[:, 0] * by_four[:, at]).sum(-1).tolist() for at in (1, 2, 3))
+    return {"subject": area(same, strangers), "relation": area(same, neighbours)}
 
 
 def refine(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from models.answers import slip
 from models.corpus import Corpus
 
 T = TypeVar("T")
@@ -108,8 +109,7 @@ class Wants:
         if odds < 0.24:
             return text.lower()
         if odds < 0.28 and len(text) > 12:
-            at = rng.randrange(3, len(text) - 2)
-            return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
+            return slip(rng, text, 3)
         return text
 
 

@@ -50,18 +50,12 @@ def _device(settings: Settings) -> Finding:
 
 
 def _model(settings: Settings) -> Finding:
-    from models import adapter as adapters
-    from models import weights
-    from models.adapter import Adapter
     from models.errors import ModelError
-    from models.model import ENCODER
+    from models.parts import Parts
 
     try:
-        fitted = Adapter.load(settings.adapter or adapters.shipped(settings.decoder), settings.decoder)
-        encoder, decoder = (weights.locate(name, settings.weights_dir, Console(stderr=True).print) for name in (ENCODER, settings.decoder))
-        fitted.check(
-            decoder=settings.decoder, decoder_fingerprint=decoder.fingerprint, encoder_fingerprint=encoder.fingerprint
-        )
+        say = Console(stderr=True).print
+        decoder = Parts.find(settings.decoder, settings.adapter, settings.encoder_update, settings.weights_dir, say).decoder
     except ModelError as error:
         return Finding("model", str(error), "`larimar models fetch` gets weights, `larimar train` makes an adapter")
     return Finding("model", f"{settings.decoder} {decoder.fingerprint[:12]}, with its adapter and encoder")

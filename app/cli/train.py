@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +45,15 @@ def train(
         _train(data, decoder, minutes, steps, batch, seed, out or folder / "adapter.safetensors", folder)
     except (ModelError, ValueError, OSError) as error:
         fail(str(error))
+
+
+@contextmanager
+def training(steps: int) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar; gives a function that is told how many steps are done and what to say of them."""
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=steps, said="")
+        yield lambda done, said: progress.update(task, completed=done, said=said)
 
 
 def _train(
@@ -87,7 +98,8 @@ def _parts(
 
     from models import fitting, weights
     from models.decoder import Decoder
-    from models.model import ENCODER, hush
+    from models.model import hush
+    from models.parts import ENCODER
 
     found, encoder = (weights.locate(what, cache, console.print) for what in (name, ENCODER))
     hush()
@@ -117,9 +129,7 @@ def _run(
     from models.curve import read
     from models.training import train
 
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress, log.open("a") as file:
-        task = progress.add_task("", total=schedule.steps, said="")
+    with training(schedule.steps) as tell, log.open("a") as file:
         said: dict[str, str] = {}
 
         def report(record: dict[str, Any]) -> None:
@@ -128,7 +138,7 @@ def _run(
             said["loss"] = f"loss {record['loss']:.3f}"
             if "validation" in record:
                 said["validation"] = f"held out {100 * record['validation']:.1f}%"
-            progress.update(task, completed=record["step"] + 1, said=" ".join(said.values()))
+            tell(record["step"] + 1, " ".join(said.values()))
 
         train(adapter.prefix, mixture, schedule, checkpoint=checkpoint, report=report)
     adapter.prefix.eval()

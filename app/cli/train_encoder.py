@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.cli.serve import fail, settings_or_exit
-
-console = Console(stderr=True)
+from app.cli.train import console, training
 
 
 def train_encoder(
@@ -32,28 +29,24 @@ def train_encoder(
 
 
 def _train(data: Path, steps: int, seed: int, out: Path) -> None:
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
     from models import weights
     from models.corpus import Corpus
-    from models.model import ENCODER, hush
+    from models.encoder import read
+    from models.model import hush
+    from models.parts import ENCODER
     from models.refining import Schedule, refine, separation
     from models.wants import HELD_OUT, Wants, digest, kinds
 
     corpus, known, schedule = Corpus.read(data), kinds(), Schedule(steps=steps, seed=seed)
     found = weights.locate(ENCODER, settings_or_exit().weights_dir, console.print)
     hush()
-    trunk = AutoModel.from_pretrained(found.folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False).eval()
-    tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True)
+    trunk, tokenizer = read(found.folder)
     before, started, last = separation(trunk, tokenizer, known[-HELD_OUT:]), time.perf_counter(), dict[str, Any]()
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=steps, said="")
+    with training(steps) as tell:
 
         def report(record: dict[str, Any]) -> None:
             last.update(record)
-            progress.update(task, completed=record["step"], said=f"loss {record['loss']:.3f}")
+            tell(record["step"], f"loss {record['loss']:.3f}")
 
         update = refine(trunk, tokenizer, Wants(corpus, known[:-HELD_OUT]), known[-HELD_OUT:], schedule, report)
     about = {

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import median
 
 import httpx
 from rich.table import Table
@@ -25,7 +26,7 @@ KEYS = {"watching": "key-of-watching", "holding": "key-of-holding"}
 
 
 def membership(setup: Setup) -> Table:
-    """Area under the ROC curve of each observation, for n facts of each group among `facts_in_memory` that stay.
+    """Area under the ROC curve of each observation: of the n facts a third is taught, one is taught and forgotten, one never taught.
 
     Raises:
         ModelError: as `editing`.
@@ -57,7 +58,7 @@ def _observe(setup: Setup, recall: Recall, records: Sequence[Record]) -> dict[st
     for record in steps("observing", records):
         asked = queries(setup.model, record.prompt)
         reading = memory.read(asked)
-        said, plain = examiner.say([*recall.asks([record.prompt]), Ask(record.prompt)], 16)
+        said, plain = examiner.say([Ask(record.prompt, reading.readouts), Ask(record.prompt)], 16)
         values["answer differs from the plain model's"].append(float(said != plain))
         values["variance at its key"].append(-reading.variance)
         values["norm of the readout"].append(0.0 if reading.code is None else float(reading.code.norm()))
@@ -66,7 +67,7 @@ def _observe(setup: Setup, recall: Recall, records: Sequence[Record]) -> dict[st
             started = time.perf_counter()
             memory.read(asked)
             times.append(time.perf_counter() - started)
-        values["time of a reading"].append(sorted(times)[READS // 2])
+        values["time of a reading"].append(median(times))
     return values
 
 
@@ -87,5 +88,5 @@ async def _watch(held: Sequence[Record], free: Sequence[Record]) -> tuple[dict[s
                 answer = await client.post("/query", json={"prompt": record.prompt}, headers={"X-API-Key": KEYS["watching"]})
                 times.append(time.perf_counter() - started)
             seen[which]["in scope"].append(float(answer.json()["scope"]["in_scope"]))
-            seen[which]["time of a query"].append(sorted(times)[READS // 2])
+            seen[which]["time of a query"].append(median(times))
     return seen[True], seen[False]

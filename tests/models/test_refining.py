@@ -16,9 +16,10 @@ from torch import nn
 from app.settings import Settings
 from models.adapter import shipped
 from models.corpus import Corpus
+from models.encoder import read
 from models.errors import AdapterCorrupt, AdapterMismatch
 from models.lora import LowRank, attach, switched_off
-from models.model import ENCODER
+from models.parts import ENCODER
 from models.refining import Schedule, contrast, refine, separation
 from models.wants import HELD_OUT, Kind, Wants, fill, kinds
 from models.weights import locate
@@ -122,11 +123,7 @@ def test_training_tells_wants_apart(wants: Wants) -> None:
 
 @pytest.mark.model
 def test_the_shipped_update_tells_relations_apart_in_kinds_that_it_never_saw() -> None:
-    from transformers import AutoModel, AutoTokenizer
-
-    found = locate(ENCODER, Settings().weights_dir, lambda _: None)
-    trunk = AutoModel.from_pretrained(found.folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False).eval()
-    tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True)
+    trunk, tokenizer = read(locate(ENCODER, Settings().weights_dir, lambda _: None).folder)
     update, held_out = LowRank.load(shipped(ENCODER)), kinds()[-HELD_OUT:]
     before = separation(trunk, tokenizer, held_out, seed=7)
     update.merge(trunk)
