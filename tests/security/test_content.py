@@ -73,7 +73,8 @@ def test_a_torn_or_forged_file_is_refused(tmp_path: Path, content: bytes) -> Non
         Adapter.load(tmp_path / "a.safetensors", "toy")
 
 
-TRAPS = ["a.", "Dr. ", "A", " ", '"', "?!", "\n", "a-", "1.", "A ", "the ", "what is a, ", "<|a|>", "who and ", "a and ", "A! ", "?\" ", "A: "]
+TRAPS = ["a.", "Dr. ", "A", " ", '"', "?!", "\n", "a-", "1.", "A ", "the ", "what is a, ", "<|a|>", "who and ", "?\" ", "A: "]
+TRAPS += ["a and ", "A! "]
 
 
 @pytest.mark.parametrize("text", TRAPS, ids=repr)
