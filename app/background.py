@@ -5,7 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
+import structlog
+
+from memory.embedded import EmbeddedValkey
+from memory.errors import StoreUnavailable
+
 AGAIN_S = 0.5
+LOOK_S = 0.2  # between two looks whether the embedded store lives
+PAUSE_S = 10.0  # at most, between two attempts to start it
+log = structlog.get_logger()
+
+
+async def keep_running(valkey: EmbeddedValkey) -> None:
+    """Start the embedded store again whenever it ends by itself, as it does when it cannot write (a full disk), until cancelled.
+
+    What was acknowledged is in its files; meanwhile writes are refused and reads go on from memory."""
+    pause = LOOK_S
+    while True:
+        await asyncio.sleep(pause)
+        if valkey.alive:
+            pause = LOOK_S
+            continue
+        log.error("store_ended")
+        try:
+            await asyncio.to_thread(valkey.restart)
+            log.info("store_restarted")
+        except StoreUnavailable as error:
+            log.error("store_not_restarted", error=str(error))
+        pause = min(2 * pause, PAUSE_S)
 
 
 async def end(tasks: Collection[asyncio.Task[None]]) -> None:

@@ -54,6 +54,7 @@ async def open_store(settings: Settings, metrics: Metrics, stack: AsyncExitStack
         valkey = EmbeddedValkey(settings.data_dir)
         await asyncio.to_thread(valkey.start)
         stack.push_async_callback(asyncio.to_thread, valkey.close)
+        stack.push_async_callback(background.end, [asyncio.create_task(background.keep_running(valkey))])
         url = valkey.url
     client = connect(url, timeout_s=settings.store_timeout_s)
     vault = None if settings.store_url else Vault(settings.data_dir / "keys")
@@ -107,7 +108,6 @@ async def open_service(
     )
     stack.push_async_callback(held.snapshot)
     keeping = [asyncio.create_task(work) for work in (held.keep_snapshots(), Expiry(held).keep())]
-
     stack.push_async_callback(background.end, keeping)
     return Service(model, held, worker, metrics)
 

@@ -10,6 +10,7 @@ import platform
 import socket
 import stat
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -75,6 +76,7 @@ class EmbeddedValkey:
         self.folder = Path(data_dir).expanduser().absolute() / "valkey"
         self.log = self.folder / "valkey.log"
         self._binary, self._start_timeout_s, self._tether = binary, start_timeout_s, tether
+        self._turn = threading.Lock()  # of who starts or ends the child
         self._lock: FolderLock | None = None
         self._child: Child | None = None
         self._socket: Path | None = None
@@ -110,19 +112,35 @@ class EmbeddedValkey:
             self.close()
             raise
 
+    def restart(self) -> None:
+        """Starts a server that ended by itself, under the same URL; does nothing while it runs or after `close`.
+
+        Raises:
+            StoreUnavailable: it does not come up; to be tried again.
+        """
+        with self._turn:
+            if self._lock is None or self.alive:
+                return
+            try:
+                self._sweep()
+            except OSError as error:
+                raise StoreUnavailable(f"{self.folder} cannot be read or written: {error.strerror}") from error
+            self._start_child()
+
     def close(self) -> None:
         """Ends the server in order, then gives the folder up; may be called again."""
-        if self._child is not None:
-            self._child.stop()
-            self._child = None
-        if self._lock is not None:
-            if self._socket is not None:
-                self._socket.unlink(missing_ok=True)
-                if self._socket.parent != self.folder:
-                    with contextlib.suppress(OSError):
-                        self._socket.parent.rmdir()
-            self._lock.release()
-            self._lock = None
+        with self._turn:
+            if self._child is not None:
+                self._child.stop()
+                self._child = None
+            if self._lock is not None:
+                if self._socket is not None:
+                    self._socket.unlink(missing_ok=True)
+                    if self._socket.parent != self.folder:
+                        with contextlib.suppress(OSError):
+                            self._socket.parent.rmdir()
+                self._lock.release()
+                self._lock = None
 
     def __enter__(self) -> EmbeddedValkey:
         self.start()

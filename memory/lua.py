@@ -131,7 +131,8 @@ local named = {}
 local all = redis.call('HGETALL', pages)
 for i = 1, #all, 2 do
   local page = string.match(all[i], '^%a+:(%d+)$')
-  if page then named[page .. ':' .. string.format('%d', cjson.decode(all[i + 1]).token)] = true end
+  local read, manifest = pcall(cjson.decode, all[i + 1])  -- a damaged one names no parts
+  if page and read then named[page .. ':' .. string.format('%d', manifest.token)] = true end
 end
 for _, field in ipairs(redis.call('HKEYS', KEYS[4])) do
   if not named[string.match(field, '^(%d+:%d+):')] then redis.call('HDEL', KEYS[4], field) end

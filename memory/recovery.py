@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from memory import record, snapshot
 from memory.change import FACT, FINGERPRINT, Change
-from memory.errors import CorruptChange, CorruptPage, FingerprintMismatch, MemoryError_, StoreCorrupt, StoreUnavailable
+from memory.errors import CorruptChange, CorruptPage, CorruptRecord, FingerprintMismatch, MemoryError_, StoreCorrupt, StoreUnavailable
 from memory.fact import Fact
 from memory.keys import FLOOR, REACH, Keys, entry_id, page_of
 from memory.link import Link
@@ -199,7 +199,7 @@ class Recovery:
             if fields:
                 raise StoreCorrupt(keys.tenant, "there are pages but no log: changes are lost")
             return None
-        floor, reach = int(fields.pop(FLOOR, 0)), int(fields.pop(REACH, 0))
+        floor, reach = (self._number(fields, name) for name in (FLOOR, REACH))
         version = _version_of(info)
         if floor > version:
             raise StoreCorrupt(keys.tenant, f"its pages are at version {floor}, its log at {version}: changes are lost")
@@ -209,6 +209,13 @@ class Recovery:
                 raise StoreCorrupt(keys.tenant, f"unknown field {name[:40]!r} among the pages")
             manifests[page] = raw
         return _Survey(floor, reach, version, manifests)
+
+    def _number(self, fields: dict[bytes, bytes], name: bytes) -> int:
+        """Takes the field out; 0 where there is none."""
+        raw = fields.pop(name, b"0")
+        if not raw.isdigit():
+            raise StoreCorrupt(self._keys.tenant, f"its {name.decode()} is {raw[:40]!r}, wanted a version")
+        return int(raw)
 
     def _check_gaps(self, survey: _Survey, start: int, versions: Sequence[int]) -> None:
         wanted = range(start + 1, survey.version + 1)
@@ -287,8 +294,15 @@ class Recovery:
 
             for version, raw in zip(some, await self._link.call(get, tenant=self._keys.tenant), strict=True):
                 if raw is not None:
-                    found[version] = {raw[:8]: DataKey.of(raw)}
+                    data_key = self._data_key(raw)
+                    found[version] = {data_key.id: data_key}
         return found
+
+    def _data_key(self, raw: bytes) -> DataKey:
+        try:
+            return DataKey.of(raw)
+        except CorruptRecord as error:
+            raise StoreCorrupt(self._keys.tenant, str(error)) from error
 
     def _open(
         self,

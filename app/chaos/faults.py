@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
+from app.chaos.clock import Clock
 from app.chaos.ledger import Ledger
-from app.chaos.processes import Larimar, Redis, Sentinel
+from app.chaos.processes import Disk, Larimar, Redis, Sentinel
+from app.chaos.proxy import Cut, Proxy
 from app.chaos.workload import Workload
 from memory.audit import Needle, files_with
 
@@ -159,6 +162,110 @@ def sentinel_failover(stage: Stage) -> Outcome:
     return outcome
 
 
+def cut_connection(stage: Stage) -> Outcome:
+    """The connection between server and Redis drops, is silent for longer than the server waits, or ends in mid-command."""
+    outcome, rng, ledger = stage.outcome("cut-connection"), random.Random(stage.seed), Ledger()
+    outcome.store = "redis"
+    redis = Redis(stage.folder / "redis")
+    redis.start()
+    proxy = Proxy(redis.port, delay_s=3.0)
+    address = f"redis://127.0.0.1:{proxy.port}"
+    server = Larimar(stage.folder / "server", stage.weights, STORE_URL=address, SNAPSHOT_EVERY="20", STORE_TIMEOUT_S="2")
+    workload = Workload(server.url, ledger, seed=stage.seed)
+    cuts: tuple[Cut, ...] = get_args(Cut)
+    try:
+        server.start()
+        for number in range(stage.rounds):
+            with workload.running():
+                time.sleep(rng.uniform(0.05, 1.0))
+                proxy.start(cuts[number % len(cuts)])
+                time.sleep(rng.uniform(0.2, 2.0))
+                proxy.heal()
+                _wait_until_ready(server)
+                time.sleep(0.2)
+            _count(stage, outcome, workload, number)
+    finally:
+        server.end()
+        proxy.close()
+        redis.end()
+    return outcome
+
+
+def full_disk(stage: Stage) -> Outcome:
+    """The disk of the embedded store and of the data keys is full, and then is not; nobody starts anything again by hand."""
+    outcome, rng, ledger = stage.outcome("full-disk"), random.Random(stage.seed), Ledger()
+    outcome.store = "embedded"
+    disk = Disk(stage.folder / "disk", size_mb=256)
+    server = Larimar(stage.folder / "server", stage.weights, DATA_DIR=str(disk.folder), SNAPSHOT_EVERY="20")
+    workload = Workload(server.url, ledger, seed=stage.seed)
+    try:
+        server.start()
+        for number in range(stage.rounds):
+            with workload.running():
+                time.sleep(rng.uniform(0.05, 1.0))
+                disk.fill()
+                time.sleep(rng.uniform(0.5, 2.0))
+                disk.free()
+                _wait_until_ready(server)
+                time.sleep(0.2)
+            _count(stage, outcome, workload, number)
+        server.end()
+        server.start()
+        _count(stage, outcome, workload, stage.rounds)
+        server.end()
+        _audit(outcome, disk.folder, ledger)
+    finally:
+        server.end()
+        disk.end()
+    return outcome
+
+
+def clock_back(stage: Stage) -> Outcome:
+    """The clock of server and embedded store jumps back, by a second to a day, and forth again; then the server is killed."""
+    outcome, rng, ledger = stage.outcome("clock-back"), random.Random(stage.seed), Ledger()
+    outcome.store = "embedded"
+    clock = Clock(stage.folder)
+    server = Larimar(stage.folder / "server", stage.weights, SNAPSHOT_EVERY="20")
+    server.environment |= clock.environment
+    workload = Workload(server.url, ledger, seed=stage.seed)
+    try:
+        server.start()
+        for number in range(stage.rounds):
+            with workload.running():
+                for _ in range(4):
+                    time.sleep(rng.uniform(0.05, 0.5))
+                    clock.set(-(10 ** rng.uniform(0, 5)))
+                server.end(signal.SIGKILL)
+            server.start()
+            _count(stage, outcome, workload, number)
+        server.end()
+        _audit(outcome, stage.folder / "server", ledger)
+    finally:
+        server.end()
+    return outcome
+
+
+def crowd(stage: Stage) -> Outcome:
+    """500 clients write to and forget from one tenant at once, and in the midst of it the server is killed (-9)."""
+    outcome, ledger = stage.outcome("crowd"), Ledger()
+    server = Larimar(stage.folder / "server", stage.weights)
+    outcome.store = "embedded"
+    workload = Workload(server.url, ledger, seed=stage.seed, threads=500)
+    try:
+        server.start()
+        for number in range(stage.rounds):
+            with workload.running():
+                time.sleep(15)
+                server.end(signal.SIGKILL)
+            server.start()
+            _count(stage, outcome, workload, number)
+        server.end()
+        _audit(outcome, stage.folder / "server", ledger)
+    finally:
+        server.end()
+    return outcome
+
+
 FAULTS: dict[str, Callable[[Stage], Outcome]] = {
     "kill-server": kill_server,
     "kill-store": kill_store,
@@ -166,6 +273,10 @@ FAULTS: dict[str, Callable[[Stage], Outcome]] = {
     "full-store": full_store,
     "read-only-store": read_only_store,
     "sentinel-failover": sentinel_failover,
+    "cut-connection": cut_connection,
+    "full-disk": full_disk,
+    "clock-back": clock_back,
+    "crowd": crowd,
 }
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -91,6 +92,30 @@ class Larimar(Process):
                     pass
                 time.sleep(0.05)
         raise RuntimeError(f"the server did not get ready; see {self.log}")
+
+
+class Disk:
+    """A small file system in memory, to be filled; only root may mount one."""
+
+    def __init__(self, folder: Path, size_mb: int) -> None:
+        self.folder, self._filling = folder, folder / "filling"
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m,mode=0700", "larimar-chaos", str(folder)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            raise Missing("a small disk cannot be mounted: run it as root")
+
+    def fill(self) -> None:
+        with suppress(OSError), self._filling.open("wb", buffering=0) as file:
+            for size in (1 << 20, 4096, 1):
+                with suppress(OSError):
+                    while file.write(bytes(size)) == size:
+                        pass
+
+    def free(self) -> None:
+        self._filling.unlink(missing_ok=True)
+
+    def end(self) -> None:
+        subprocess.run(["umount", "--lazy", str(self.folder)], check=False)
 
 
 class Redis(Process):

@@ -1,12 +1,18 @@
-"""Background tasks end with the server, even one that misses its first cancellation."""
+"""Background tasks end with the server, even one that misses its first cancellation; one keeps the embedded store running."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
+from pathlib import Path
 
 import pytest
 
 from app import background
+from memory.embedded import EmbeddedValkey
+from memory.errors import StoreUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -36,3 +42,27 @@ async def test_a_task_that_misses_its_cancellation_ends_too(monkeypatch: pytest.
     monkeypatch.setattr(background, "AGAIN_S", 0.01)
     await background.end(tasks)
     assert len(missed) == 2 and all(task.done() for task in tasks)
+
+
+@pytest.mark.service
+async def test_the_embedded_store_is_started_again_until_it_comes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "LOOK_S", 0.01)
+    failures = 2
+    restart, came_up = EmbeddedValkey.restart, threading.Event()
+
+    def failing_at_first(valkey: EmbeddedValkey) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise StoreUnavailable("the disk is full")
+        restart(valkey)
+        came_up.set()
+
+    monkeypatch.setattr(EmbeddedValkey, "restart", failing_at_first)
+    with EmbeddedValkey(tmp_path) as valkey:
+        keeping = asyncio.create_task(background.keep_running(valkey))
+        first = valkey.pid
+        os.kill(first, signal.SIGKILL)
+        assert await asyncio.to_thread(came_up.wait, 30)
+        assert valkey.alive and valkey.pid != first
+        await background.end([keeping])

@@ -18,7 +18,7 @@ MODEL = "f" * 64
 def fact(version: int, text: str = "the rocket is red") -> Fact:
     generator = torch.Generator().manual_seed(version)
     key, code = torch.randn(896, generator=generator), torch.randn(1024, generator=generator)
-    return Fact(f"fact-{version}", f"{text} {version}", "yes", key, code, 1.5, {"source": "test"}, version)
+    return Fact(f"fact-{version}", f"{text} {version}", "yes", key / key.norm(), code, 1.5, {"source": "test"}, version)
 
 
 def write(version: int, text: str = "the rocket is red", forgets: Sequence[int] = ()) -> Change:

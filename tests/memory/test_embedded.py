@@ -253,6 +253,23 @@ class TestEnd:
             while valkey.alive:
                 time.sleep(0.01)
 
+    def test_one_that_died_is_started_again_with_all_it_had(self, tmp_path: Path) -> None:
+        with EmbeddedValkey(tmp_path) as valkey:
+            asyncio.run(filled(tmp_path, valkey, 3))
+            url, pid = valkey.url, valkey.pid
+            valkey.restart()
+            assert valkey.pid == pid  # it runs: nothing to do
+            os.kill(pid, signal.SIGKILL)
+            while valkey.alive:
+                time.sleep(0.01)
+            valkey.restart()
+            assert (valkey.alive, valkey.url) == (True, url) and valkey.pid != pid
+            assert asyncio.run(loaded(tmp_path, valkey)).version == 3
+            with pytest.raises(StoreUnavailable, match="in use by"):  # the folder was ours all the time
+                EmbeddedValkey(tmp_path).start()
+        valkey.restart()  # it was closed
+        assert not valkey.alive
+
     def test_no_thread_is_left(self, tmp_path: Path) -> None:
         with EmbeddedValkey(tmp_path):
             pass
