@@ -185,14 +185,24 @@ def _bracketed(statement: str) -> list[str]:
     return [p for p in parts if p and p != "answer"][:3]
 
 
+def paragraphs(path: Path) -> list[str]:
+    """Paragraphs of wikitext with its tokenisation artefacts undone, without headings. Raises DataMissing as `read_lines`."""
+    return [text for line in read_lines(path) if (text := _plain(line))]
+
+
+def _plain(line: str) -> str:
+    """A line of wikitext as it was written, without its sentences that lack words; empty for a heading."""
+    if line.lstrip().startswith("="):
+        return ""
+    line = re.sub(r"[^.]*<unk>[^.]*\.", "", line)
+    line = re.sub(r" @([,.-])@ ", r"\1", line)
+    line = re.sub(r" ([.,;:?!')%])", r"\1", line).replace("( ", "(").replace(" n't", "n't")
+    return re.sub(r'" ([^"]*) "', r'"\1"', line).strip()
+
+
 def _sentences(lines: list[str]) -> list[str]:
-    """Sentences of wikitext with its tokenisation artefacts undone."""
+    """Sentences of wikitext."""
     out = []
-    for line in lines:
-        if line.lstrip().startswith("=") or "<unk>" in line:
-            line = re.sub(r"[^.]*<unk>[^.]*\.", "", line) if not line.lstrip().startswith("=") else ""
-        line = re.sub(r" @([,.-])@ ", r"\1", line)
-        line = re.sub(r" ([.,;:?!')%])", r"\1", line).replace("( ", "(").replace(" n't", "n't")
-        line = re.sub(r'" ([^"]*) "', r'"\1"', line)
-        out += [s for s in re.split(r"(?<=[.?!])\s+(?=[A-Z])", line.strip()) if 25 <= len(s) <= 220 and "<unk>" not in s]
+    for text in map(_plain, lines):
+        out += [s for s in re.split(r"(?<=[.?!])\s+(?=[A-Z])", text) if 25 <= len(s) <= 220 and "<unk>" not in s]
     return out

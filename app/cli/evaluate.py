@@ -77,6 +77,9 @@ EXPERIMENTS = (
     ("fluency", "fluency", 200, 1, "48 tokens after a CounterFact edit: repetition and perplexity beside the plain model's."),
     ("retention", "retention", 200, 9000, "CounterFact facts written once each: are the first and the last still recalled?"),
     ("evolution", "evolution", 200, 2000, "10,000 random writes, updates and forgets: what is recalled, and what comes back?"),
+    ("scope", "scope", 300, 5000, "Scope alone: rephrases against neighbours at every threshold, for growing memories."),
+    ("context", "context", 20, 256, "1 to 256 facts in the memory, or all of them in the prompt: what is said, and in which time?"),
+    ("untouched", "untouched", 500, 1000, "Running text (--data) with --fill's facts in the memory: perplexity and words as before?"),
     ("membership", "membership", 300, 512, "Can who looks at a memory tell facts that were in it from facts that never were?"),
     ("forget", "forgetting", 200, 512, "CounterFact facts forgotten one by one: are plain answers back, and other readouts unmoved?"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from app.recall import Recall, RecallOne, scope_of
 from app.settings import Settings
 from memory.page import PageSettings
+from models.corpus import read_records
 from models.errors import DataMissing
 from models.evaluation.composed import long_answers, unseen_relations
-from models.evaluation.records import Record, choose, read
+from models.evaluation.records import TARGET, Record, choose, read
 from models.evaluation.run import Partial
 from models.model import Model
 
@@ -73,6 +74,18 @@ class Setup:
             "seed": self.seed,
         }
 
+    def form(self) -> str:
+        """The data's format, by the fields of its first record: one of FORMATS. Raises DataMissing."""
+        for _, raw in read_records(self.data):
+            return next((form for form, field in TARGET.items() if field in raw), "private")
+        raise DataMissing(f"{self.data} holds no record")
+
+    def with_memory_of(self, facts: int) -> Setup:
+        """The same with so many facts in the memory, and the model that is loaded already."""
+        other = replace(self, facts_in_memory=facts)
+        other.__dict__["model"] = self.model
+        return other
+
     def records(self, form: str) -> tuple[list[Record], list[Record]]:
         """The examined records, and all facts of the memory, the examined ones first (none where each record has its own).
 
@@ -95,6 +108,12 @@ class Setup:
                 f"{self.facts_in_memory} facts with different prompts are needed, there are {self.n + len(others)}: add --fill FILE"
             )
         return examined, [*examined, *others]
+
+    def filling(self) -> list[Record]:
+        """The facts of the --fill file that go into the memory. Raises DataMissing."""
+        if self.fill is None:
+            raise DataMissing("facts for the memory are taken from a CounterFact file: name it with --fill")
+        return choose(read(self.fill, "counterfact"), self.facts_in_memory, self.seed)
 
     def all_records(self, form: str) -> list[Record]:
         """As many records with different prompts as facts are to be in the memory, in an order of the seed.

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.experiments.context import context
 from app.experiments.evolution import evolution
 from app.experiments.retention import retention
+from app.experiments.scope import scope
 from app.experiments.setup import Setup
+from app.experiments.untouched import untouched
 from models.errors import DataMissing
 from tests.models import toys
 
@@ -42,10 +46,9 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     return made
 
 
-def found(setup: Setup, name: str) -> list[dict[str, Any]]:
+def found(setup: Setup, name: str) -> Any:
     assert setup.json_file is not None
-    rows: list[dict[str, Any]] = json.loads(setup.json_file.read_text())[name]
-    return rows
+    return json.loads(setup.json_file.read_text())[name]
 
 
 def test_every_fact_is_retained_however_many_follow(setup: Setup) -> None:
@@ -62,6 +65,43 @@ def test_what_is_held_on_the_way_is_recalled_and_pages_stay_exact(setup: Setup) 
     for row in rows:
         assert row["prompt"] == 1.0 and row["residual"] < 1e-8
         assert row["write"] + row["update"] + row["forget"] == row["changes"] + 1 and row["facts"] == row["write"] - row["forget"]
+
+
+def test_own_words_are_in_scope_and_what_is_taught_itself_is_no_neighbour(setup: Setup) -> None:
+    scope(setup)
+    figures = found(setup, "scope")
+    assert list(figures) == ["1", "24"]
+    for size, row in figures.items():
+        assert row["missed"] == 0.0 and row["asking"] == row["others"] == setup.n
+        assert {point["threshold"] for point in row["curve"]} > {row["threshold"]}
+        missed, let_in = ([point[name] for point in row["curve"]] for name in ("missed", "let_in"))
+        assert missed == sorted(missed) and let_in == sorted(let_in, reverse=True), size
+
+
+def test_text_that_scope_leaves_alone_is_the_plain_decoders(setup: Setup, tmp_path: Path) -> None:
+    words = "what runs the red river of zor now does acme rockets please where is it".split()
+    lines = [" ".join((words * 9)[shift : shift + 100]) for shift in range(6)]
+    (tmp_path / "text.txt").write_text("= heading =\n" + "\n".join(lines))
+    given = replace(setup, data=tmp_path / "text.txt", fill=setup.data, n=6)
+    given.__dict__["model"] = setup.model
+    untouched(given)
+    figures = found(setup, "untouched")
+    assert figures["same"] >= 1.0 - figures["answered"]
+    if not figures["answered"]:
+        assert figures["with the memory"] == figures["plain"]
+    with pytest.raises(DataMissing, match="--fill"):
+        replace(given, fill=None).filling()
+
+
+def test_facts_in_the_prompt_take_room_and_facts_in_the_memory_do_not(setup: Setup) -> None:
+    given = setup.with_memory_of(16)
+    context(given)
+    rows = found(setup, "context")
+    assert [row["facts"] for row in rows] == [1, 4, 16]
+    tokens = [row["prompt"]["tokens"] for row in rows]
+    assert tokens[2] > 3 * tokens[1] > 6 * tokens[0] / 2
+    assert [row["prompt"]["fits"] for row in rows] == [1.0, 1.0, 0.0] and rows[2]["prompt"]["edit"] == 0.0
+    assert all(0.0 <= row[name][examined] <= 1.0 for row in rows for name in ("larimar", "prompt") for examined in ("edit", "rephrase"))
 
 
 @pytest.mark.parametrize("experiment", [retention, evolution])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from models.errors import DataMissing
 from models.evaluation.composed import long_answers, several, unseen_relations
+from models.evaluation.detection import equal_error_rate, rates
 from models.evaluation.editing import examine, summarise
 from models.evaluation.examiner import Examiner
 from models.evaluation.fluency import perplexity, repetition
@@ -167,3 +168,24 @@ def test_an_attack_on_equal_groups_tells_nothing_and_on_distant_ones_all() -> No
     assert attack(one, other).nothing
     told = attack([x + 9 for x in one], other)
     assert (told.auc, told.nothing) == (1.0, False)
+
+
+SCORES = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)
+
+
+@given(asking=SCORES, others=SCORES, threshold=st.integers(-6, 6).map(float))
+def test_rates_of_a_threshold(asking: list[float], others: list[float], threshold: float) -> None:
+    missed, let_in = rates(asking, others, threshold)
+    assert missed == pytest.approx(sum(score < threshold for score in asking) / len(asking))
+    assert let_in == pytest.approx(sum(score >= threshold for score in others) / len(others))
+
+
+@given(asking=SCORES, others=SCORES)
+def test_equal_error_rate(asking: list[float], others: list[float]) -> None:
+    assert 0.0 <= equal_error_rate(asking, others) <= 1.0
+    assert equal_error_rate([score + 20 for score in asking], others) <= 0.5 / len(others)
+    assert equal_error_rate([score - 20 for score in asking], others) >= 0.5
+
+
+def test_equal_error_rate_of_known_scores() -> None:
+    assert equal_error_rate([1.0, 2.0, 3.0, 4.0], [-1.0, 0.0, 0.5, 3.5]) == 0.25
