@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from memory.bridge import best, bridges
 from memory.episodic import EpisodicMemory
 from memory.fact import Fact
 from memory.page import PageSettings
@@ -60,8 +61,14 @@ class Recall:
         change = self.memory.plan_forget(fact_id)
         return self.memory.apply([change])
 
-    def read(self, prompt: str) -> Reading:
-        return self.memory.read(queries(self.model, prompt))
+    def read(self, prompt: str, hops: int = 1) -> Reading:
+        """A reading; with two hops also of the questions that the prompt becomes with the answer of a first fact in it."""
+        asked = queries(self.model, prompt)
+        reading = self.memory.read(asked)
+        if hops > 1 and (texts := bridges(self.memory, asked)):
+            further = self.memory.read([Query(*pair) for pair in zip(texts, self.model.encoder.keys(texts), strict=True)])
+            reading = best(reading, further)
+        return reading
 
     def prepare(self, record: Record) -> None:
         """Make sure that the record's fact is in the memory; here all of them are taught beforehand."""
@@ -70,9 +77,9 @@ class Recall:
         self.prepare(record)
         return self.asks(prompts)
 
-    def asks(self, prompts: Sequence[str]) -> list[Ask]:
+    def asks(self, prompts: Sequence[str], hops: int = 1) -> list[Ask]:
         """What the decoder gets for each prompt, with the memory as it is."""
-        return [Ask(prompt, self.read(prompt).readouts) for prompt in prompts]
+        return [Ask(prompt, self.read(prompt, hops).readouts) for prompt in prompts]
 
 
 class RecallOne(Recall):

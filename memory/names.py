@@ -9,6 +9,7 @@ from itertools import islice
 
 WORDS = 64  # of a sentence are looked at: comparing words takes time with the product of their numbers
 _WORD = re.compile(r"[^\W_]+(?:['’.\-&/][^\W_]+)*", re.UNICODE)
+_POSSESSIVE = re.compile(r"['’]s$")
 # Words that are capitalised for standing first, or in titles: they name nothing.
 _COMMON = frozenset(
     "a an and any are as at be but by can could did do does for from had has have he her his how i if in is it its list may me my "
@@ -37,9 +38,18 @@ def sequence(sentence: str) -> list[str]:
     return [word.casefold() for word in _words(sentence)]
 
 
+def places(sentence: str) -> list[tuple[str, int, int]]:
+    """The words of `sequence`, each with where in the sentence it begins and ends."""
+    found = []
+    for match in islice(_WORD.finditer(sentence), WORDS):
+        word = _POSSESSIVE.sub("", match.group())
+        found.append((word.casefold(), match.start(), match.start() + len(word)))
+    return found
+
+
 def _words(sentence: str) -> Iterator[str]:
     for match in islice(_WORD.finditer(sentence), WORDS):
-        yield re.sub(r"['’]s$", "", match.group())
+        yield _POSSESSIVE.sub("", match.group())
 
 
 def words(sentence: str) -> frozenset[str]:

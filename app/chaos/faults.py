@@ -14,7 +14,7 @@ from app.chaos.clock import Clock
 from app.chaos.ledger import Ledger
 from app.chaos.processes import Disk, Larimar, Redis, Sentinel
 from app.chaos.proxy import Cut, Proxy
-from app.chaos.workload import Workload
+from app.chaos.workload import STEMS, Workload
 from memory.audit import Needle, files_with
 
 VIOLATIONS = ("lost", "returned", "half", "unasked", "needles")
@@ -346,7 +346,10 @@ def _count(stage: Stage, outcome: Outcome, workload: Workload, number: int) -> N
 
 
 def _audit(outcome: Outcome, folder: Path, ledger: Ledger) -> None:
-    """No word of a forgotten fact may lie in a file of the server, its log included."""
+    """No word of a forgotten fact may lie in a file of the server, its log included. Those of the others are sealed: mostly there
+    is no word of any, and to look for what all have in common is enough."""
+    if not any(files_with(folder, [Needle("any", stem.encode()) for stem in STEMS])):
+        return
     words = [Needle(f"word {number}", target.encode() + b'"') for number, (_, target) in enumerate(ledger.forgotten())]
     words += [Needle(f"prompt {number}", prompt.encode()) for number, (prompt, _) in enumerate(ledger.forgotten())]
     outcome.needles = sum(1 for _ in files_with(folder, words))

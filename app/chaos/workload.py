@@ -13,6 +13,7 @@ import httpx
 from app.chaos.ledger import Ledger, Violations
 
 FORGETS = 0.3  # of the requests
+STEMS = "The colour of ship r", "shade r"  # what all prompts and all targets begin with
 
 
 class Workload:
@@ -55,12 +56,12 @@ class Workload:
                     if rng.random() < FORGETS and (known := self.ledger.some_fact(rng.randrange(1 << 30))) is not None:
                         self._forget(client, known)
                     else:
-                        self._write(client, f"r{self._round}-{number}-{count}")
+                        self._write(client, f"{self._round}-{number}-{count}")
                 except httpx.HTTPError:
                     stop.wait(0.02)
 
     def _write(self, client: httpx.Client, fact_id: str) -> None:
-        prompt, target = f"The colour of ship {fact_id} is", f"shade {fact_id}"
+        prompt, target = f"{STEMS[0]}{fact_id} is", f"{STEMS[1]}{fact_id}"
         self.ledger.write_asked(fact_id, prompt, target)
         started = time.perf_counter()
         answer = client.post("/facts", json={"id": fact_id, "prompt": prompt, "target": target})

@@ -74,6 +74,7 @@ EXPERIMENTS = (
     ("relations", "editing", 500, 1, "LRE relations that training leaves out whole."),
     ("long", "editing", 200, 1, "zsRE questions with answers of 9 to 64 tokens, made of --fill's statements."),
     ("several", "several", 200, 1, "Two or three zsRE questions in one prompt, all answers taught."),
+    ("hops", "hops", 200, 1, "Two-hop questions (MQuAKE style) from LRE relations: the second fact is about the first one's answer."),
     ("fluency", "fluency", 200, 1, "48 tokens after a CounterFact edit: repetition and perplexity beside the plain model's."),
     ("retention", "retention", 200, 9000, "CounterFact facts written once each: are the first and the last still recalled?"),
     ("evolution", "evolution", 200, 2000, "10,000 random writes, updates and forgets: what is recalled, and what comes back?"),

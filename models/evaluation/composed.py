@@ -79,3 +79,73 @@ def several(records: Sequence[Record], n: int, seed: int) -> list[Several]:
         forms = (" ".join(asked), " and ".join(lowered) + "?", ", and ".join(lowered) + "?")
         out.append(Several(rng.choice(forms), chosen))
     return out
+
+
+@dataclass(frozen=True)
+class TwoHop:
+    """A question that needs two facts, the second being about the first one's answer."""
+
+    prompts: tuple[str, ...]
+    facts: tuple[Record, Record]
+
+    @property
+    def answer(self) -> str:
+        return self.facts[1].target
+
+
+# What the first fact answers, as a part of a question; and the statement and the question that ask the second.
+_FIRST = {
+    "landmark in country": "the country where {} is located",
+    "city in country": "the country that {} is part of",
+    "food from country": "the country that {} comes from",
+    "product by company": "the company that makes {}",
+    "person father": "the father of {}",
+}
+_SECOND = {
+    "country capital city": ("The capital of {} is", "What is the capital of {}?"),
+    "country currency": ("The currency of {} is the", "What is the currency of {}?"),
+    "country language": ("People in {} speak", "Which language do people in {} speak?"),
+    "country largest city": ("The largest city in {} is", "What is the largest city in {}?"),
+    "company CEO": ("The CEO of {} is", "Who is the CEO of {}?"),
+    "person mother": ("The mother of {} is", "Who is the mother of {}?"),
+}
+_CHAINS = {"product by company": ("company CEO",), "person father": ("person mother",)}
+_COUNTRY = ("country capital city", "country currency", "country language", "country largest city")
+
+
+def two_hops(path: Path, n: int, seed: int) -> list[TwoHop]:
+    """n chains of two facts that are not so in the world (MQuAKE, Zhong et al. 2023), in one world: no two facts contradict.
+
+    Each is asked by a statement to complete and by a question. A first fact moves its subject to another object that the second
+    relation has as a subject, and the second gives that one the object of another subject.
+
+    Args:
+        path: LRE relations, as `unseen_relations`.
+
+    Raises:
+        DataMissing: the file has fewer chains.
+    """
+    rng = random.Random(seed)
+    relations = {raw["name"]: raw for _, raw in read_records(path) if raw.get("name") in {*_FIRST, *_SECOND}}
+    pairs = {name: {s["subject"]: s["object"] for s in raw["samples"]} for name, raw in relations.items()}
+    starts = [(name, subject) for name in _FIRST for subject in pairs.get(name, {})]
+    rng.shuffle(starts)
+    world: dict[tuple[str, str], str] = {}
+    out: list[TwoHop] = []
+    for first, subject in sorted(starts, key=lambda start: sum(start[0] == other[0] for other in starts))[: 4 * n]:
+        second = rng.choice([name for name in _CHAINS.get(first, _COUNTRY) if name in pairs])
+        middle = rng.choice([s for s in pairs[second] if s != pairs[first][subject]])
+        truth = pairs[second][middle]
+        last = world.setdefault((second, middle), rng.choice([o for o in pairs[second].values() if o != truth]))
+        prompt = relations[first]["prompt_templates"][0].replace("{}", subject)
+        statement, question = _SECOND[second]
+        facts = (_fact(prompt, middle, pairs[first][subject]), _fact(statement.replace("{}", middle), last, truth))
+        asked = _FIRST[first].replace("{}", subject)
+        out.append(TwoHop((statement.replace("{}", asked), question.replace("{}", asked)), facts))
+    if len(out) < n:
+        raise DataMissing(f"{path} has {len(out)} chains of two relations, wanted {n}")
+    return rng.sample(out, n)
+
+
+def _fact(prompt: str, target: str, truth: str) -> Record:
+    return Record(0, prompt, target, truth, (), ())
