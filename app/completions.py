@@ -33,6 +33,7 @@ class MemoryControl(Body):
     exclude: list[FactId] = Field(default_factory=list, max_length=256)
     include_only: list[FactId] | None = Field(None, max_length=256)
     scope_threshold: float | None = Field(None, ge=-1.0, le=2.0)
+    hops: Literal[1, 2] = 1
 
 
 class StreamOptions(Body):

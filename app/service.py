@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import Literal
 
@@ -21,6 +22,7 @@ from app.tenant import Committed
 from app.tenants import Answer, OnConflict, Tenants
 from app.worker import InferenceWorker, Spoken
 from app.writes import Writes
+from memory.bridge import best
 from memory.episodic import EpisodicMemory
 from memory.errors import FactNotFound
 from memory.fact import Fact, Scalar
@@ -55,6 +57,7 @@ class Request:
         exclude, include_only: ids of facts; the answer is what it would be without the others.
         as_of: the version of the memory that is asked; None for the newest.
         scope_threshold: the score that a fact must reach, instead of the calibrated one.
+        hops: 2 lets a fact be asked for by what another one answers (memory.bridge).
         asks: texts that may ask for a fact, tried in order until one is in scope; empty: the prompt.
     """
 
@@ -66,6 +69,7 @@ class Request:
     asks: Sequence[str] = ()
     as_of: int | None = None
     scope_threshold: float | None = None
+    hops: int = 1
 
 
 @dataclass(frozen=True)
@@ -235,9 +239,7 @@ class Service:
             exclude = excluded(memory, asked)
             for texts in asks:
                 queries = [Query(text, keys[text], part) for text, part in texts.items()]
-                reading, version = await self.tenants.read(
-                    tenant, queries, exclude, threshold=asked.scope_threshold, as_of=asked.as_of
-                )
+                reading, version = await self._reading(tenant, asked, queries, exclude, keys)
                 if reading.in_scope:
                     break
             assert reading is not None
@@ -248,6 +250,19 @@ class Service:
         seconds = time.perf_counter() - started
         self.metrics.read.observe(seconds)
         return Read(understood.tokens, reading, used, version, similarities, seconds)
+
+    async def _reading(
+        self, tenant: str, asked: Request, queries: Sequence[Query], exclude: Collection[str], keys: dict[str, Tensor]
+    ) -> tuple[Reading, int]:
+        """Reads with the queries, and with their bridges where two hops are asked for, whose keys are added to `keys`."""
+        read = partial(self.tenants.read, tenant, exclude=exclude, threshold=asked.scope_threshold, as_of=asked.as_of)
+        reading, version = await read(queries)
+        if asked.hops > 1 and (texts := await self.tenants.bridges(tenant, queries, exclude, as_of=asked.as_of)):
+            encoded = await self.worker.run(self.model.encoder.keys, texts)
+            keys |= zip(texts, encoded, strict=True)
+            further, version = await read([Query(*pair) for pair in zip(texts, encoded, strict=True)])
+            reading = best(reading, further)
+        return reading, version
 
     @staticmethod
     def _similarities(memory: EpisodicMemory, reading: Reading, keys: Mapping[str, Tensor]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from app.errors import NotReady, PromptTaken, QueueFull, TenantFull, VersionNotR
 from app.metrics import Metrics
 from app.tenant import Committed, Holding, Tenant
 from app.worker import InferenceWorker
+from memory.bridge import bridges
 from memory.change import Change
 from memory.episodic import EpisodicMemory
 from memory.errors import AnswerExists, MemoryError_, StoreUnavailable, VersionConflict
@@ -243,6 +244,11 @@ class Tenants:
         if (tenant := self._tenants.get(name)) is not None:
             self._weigh(tenant)  # a page that is read for the first time is solved
         return found
+
+    async def bridges(self, name: str, queries: Sequence[Query], exclude: Collection[str], *, as_of: int | None = None) -> list[str]:
+        """As `memory.bridge.bridges`, of the memory or of what is kept of it as it was at a version."""
+        memory = await self.fresh(name)
+        return await self.worker.run(lambda: bridges(memory if as_of is None else memory.as_of(as_of), queries, exclude))
 
     async def _follow(self, tenant: Tenant) -> None:
         """Makes the changes that others committed."""

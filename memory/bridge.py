@@ -37,8 +37,11 @@ def bridges(memory: EpisodicMemory, queries: Sequence[Query], exclude: Collectio
 
 
 def best(reading: Reading, further: Reading) -> Reading:
-    """The reading of a prompt, or that of its bridges where they ask for a fact in better accord."""
-    return further if further.in_scope and further.score > reading.score else reading
+    """The reading of a prompt, or that of its bridges where it alone asks for nothing, or for what is less alike. (Not by the
+    scores: who asks in many words gets the full one for the first fact, too.)"""
+    if not further.in_scope or (reading.in_scope and reading.similarity >= further.similarity):
+        return reading
+    return further
 
 
 def bridged(query: str, prompt: str, target: str) -> list[str]:

@@ -310,7 +310,7 @@ class EpisodicMemory:
         for fact_id in exclude:
             self.get(fact_id)
         decisions = self._decide(queries, exclude, threshold)
-        query, decision = max(zip(queries, decisions, strict=True), key=lambda found: found[1].score)
+        query, decision = max(zip(queries, decisions, strict=True), key=lambda found: (found[1].score, found[1].similarity))
         if decision.fact is None:
             return Reading(False, decision.score, decision.threshold, 0.0, 1.0, None, (), query.text)
         page, ids = self._page_without(decision.fact.id, exclude)

@@ -68,11 +68,12 @@ def ask(
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="most tokens to generate")] = 32,
     memory: Annotated[str, typer.Option("--memory", help="auto, on or off")] = "auto",
     threshold: Annotated[float | None, typer.Option("--scope-threshold", help="score a fact must reach, not the calibrated")] = None,
+    hops: Annotated[int, typer.Option("--hops", min=1, max=2, help="2: ask also by what another fact answers")] = 1,
     as_json: Json = False,
 ) -> None:
     """Ask, and see which facts answered."""
     with connected() as client:
-        answer = client.generate(prompt, max_new_tokens=tokens, memory=memory, scope_threshold=threshold)
+        answer = client.generate(prompt, max_new_tokens=tokens, memory=memory, scope_threshold=threshold, hops=hops)
     if as_json:
         print(answer.model_dump_json())
         return

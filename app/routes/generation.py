@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -81,12 +82,24 @@ def _timings(answered: Answered) -> GenerateTimings:
     )
 
 
+def _asked(body: QueryIn | GenerateIn, ask: Ask) -> Ask:
+    """The request with what both routes take."""
+    return replace(
+        ask,
+        exclude=body.exclude,
+        include_only=body.include_only,
+        as_of=body.as_of,
+        scope_threshold=body.scope_threshold,
+        hops=body.hops,
+    )
+
+
 @router.post("/query", responses=REFUSED | {404: {"model": Problem}})
 async def query(
     body: QueryIn, response: Response, service: Serving, settings: Configured, tenant: Reader
 ) -> QueryOut:
     """Read the memory without generating: is the prompt in scope, which facts speak, what does the readout say?"""
-    asked = Ask(body.prompt, exclude=body.exclude, include_only=body.include_only, as_of=body.as_of, scope_threshold=body.scope_threshold)
+    asked = _asked(body, Ask(body.prompt))
     read = await within(settings, service.read(tenant, asked), body.timeout_s)
     assert read.reading is not None
     response.headers[VERSION] = str(read.version)
@@ -108,7 +121,7 @@ async def generate(
     sampling = Sampling(
         body.max_new_tokens, body.temperature, body.top_p, body.seed, tuple(body.stop), body.top_k, body.logprobs
     )
-    asked = Ask(body.prompt, sampling, body.memory, body.exclude, body.include_only, as_of=body.as_of, scope_threshold=body.scope_threshold)
+    asked = _asked(body, Ask(body.prompt, sampling, body.memory))
     if body.stream:
         return await _stream(body, asked, service, settings, tenant)
     answered = await within(settings, attended(request, service.generate(tenant, asked)), body.timeout_s)

@@ -161,7 +161,16 @@ async def chat(
 
 def _ask(prompt: str, sampling: Sampling, body: CompletionBase, questions: Sequence[str] = ()) -> Ask:
     control = body.larimar
-    return Ask(prompt, sampling, control.memory, control.exclude, control.include_only, questions, scope_threshold=control.scope_threshold)
+    return Ask(
+        prompt,
+        sampling,
+        control.memory,
+        control.exclude,
+        control.include_only,
+        questions,
+        scope_threshold=control.scope_threshold,
+        hops=control.hops,
+    )
 
 
 async def _stream(

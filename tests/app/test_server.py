@@ -94,6 +94,25 @@ def test_a_chat_of_the_openai_client_reaches_the_fact_though_the_question_refers
     server.client.delete(f"/facts/{fact_id}")
 
 
+def test_two_hops(server: Server) -> None:
+    taught = [("Acme Tower is in the country of", "Canada"), ("The capital of Canada is", "Kingston")]
+    first, second = (
+        server.client.post("/facts", json={"prompt": prompt, "target": target}).json()["id"] for prompt, target in taught
+    )
+    asked = {"prompt": "What is the capital of the country where Acme Tower is located?", "max_new_tokens": 8}
+    answer = server.client.post("/generate", json=asked | {"hops": 2}).json()
+    assert answer["text"].strip().startswith("Kingston") and answer["memory"]["facts"][0]["id"] == second
+    query = server.client.post("/query", json={"prompt": asked["prompt"], "hops": 2}).json()["query"]
+    assert query.startswith("What is the capital of Canada") and "Acme" not in query  # it tells which question was answered
+    without = server.client.post("/generate", json=asked | {"hops": 2, "exclude": [first]}).json()["text"]
+    assert "Kingston" not in without
+    assert "Kingston" not in server.client.post("/generate", json=asked).json()["text"]
+    server.client.delete(f"/facts/{first}")
+    assert server.client.post("/generate", json=asked | {"hops": 2}).json()["text"] == without
+    assert server.client.post("/generate", json=asked | {"hops": 3}).status_code == 422
+    server.client.delete(f"/facts/{second}")
+
+
 def test_the_same_prompt_supersedes(server: Server) -> None:
     first = server.client.post("/facts", json={"prompt": "The door code is", "target": "4711"}).json()
     second = server.client.post("/facts", json={"prompt": "the door  code is", "target": "0815"}).json()
