@@ -81,6 +81,7 @@ EXPERIMENTS = (
     ("scope", "scope", 300, 5000, "Scope alone: rephrases against neighbours at every threshold, for growing memories."),
     ("context", "context", 20, 256, "1 to 256 facts in the memory, or all of them in the prompt: what is said, and in which time?"),
     ("untouched", "untouched", 500, 1000, "Running text (--data) with --fill's facts in the memory: perplexity and words as before?"),
+    ("ablations", "ablations", 100, 512, "CounterFact with one part left out, or in the paper's form: what is each part worth?"),
     ("membership", "membership", 300, 512, "Can who looks at a memory tell facts that were in it from facts that never were?"),
     ("forget", "forgetting", 200, 512, "CounterFact facts forgotten one by one: are plain answers back, and other readouts unmoved?"),
 )

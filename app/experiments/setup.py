@@ -144,6 +144,10 @@ class Setup:
         file = self.json_file
         return Partial(file.with_name(file.name + ".partial") if file else None, self.about)
 
+    def unkept(self) -> Partial:
+        """As `partial`, in no file."""
+        return Partial(None, self.about)
+
     def write(self, result: Mapping[str, Any]) -> None:
         """Write the result as JSON, if a file was named."""
         if self.json_file is not None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from app.experiments import ablations
 from app.experiments.context import context
+from app.experiments.editing import editing
 from app.experiments.evolution import evolution
 from app.experiments.retention import retention
 from app.experiments.scope import scope
@@ -102,6 +104,18 @@ def test_facts_in_the_prompt_take_room_and_facts_in_the_memory_do_not(setup: Set
     assert tokens[2] > 3 * tokens[1] > 6 * tokens[0] / 2
     assert [row["prompt"]["fits"] for row in rows] == [1.0, 1.0, 0.0] and rows[2]["prompt"]["edit"] == 0.0
     assert all(0.0 <= row[name][examined] <= 1.0 for row in rows for name in ("larimar", "prompt") for examined in ("edit", "rephrase"))
+
+
+def test_with_all_parts_an_ablation_is_the_evaluation(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablations, "_frozen", lambda setup: setup.model)  # it would load real weights
+    table = ablations.ablations(setup)
+    rows = found(setup, "ablations")
+    assert table.row_count == len(rows) > 10
+    given = replace(setup, experiment="counterfact")
+    given.__dict__["model"] = setup.model
+    editing(given)
+    assert rows["all parts"] == found(setup, "systems")["larimar"]
+    assert rows["readouts not cleaned up"] != rows["all parts"] != rows["no pointer"]
 
 
 @pytest.mark.parametrize("experiment", [retention, evolution])

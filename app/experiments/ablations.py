@@ -1,0 +1,153 @@
+"""What each part is worth: the same records with one part left out or in the paper's form."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from app.experiments.setup import Setup, bar, console
+from app.recall import Recall, RecallOne, scope_of
+from app.settings import Settings
+from memory.page import PageSettings
+from memory.scope import Scope
+from models.code import OCCUPIED
+from models.encoder import Encoder
+from models.evaluation.editing import Row, summarise
+from models.evaluation.examiner import Examiner
+from models.evaluation.run import run
+from models.model import Model, Readouts
+from models.parts import Parts
+from models.pointer import Pointer
+from models.prefix import CLOSING, OPENING, Prefix
+
+Variant = tuple[str, Callable[[Setup], tuple[Model, PageSettings, Scope]]]
+
+
+def ablations(setup: Setup) -> Table:
+    """`editing` of each variant: n records, `facts_in_memory` facts.
+
+    Raises:
+        ModelError: as `editing`.
+    """
+    records, taught = setup.records("counterfact")
+    partial, found = setup.partial(), dict[str, Row]()
+    for number, (name, make) in enumerate(_variants()):
+        model, pages, scope = make(setup)
+        if number not in partial.chunks:
+            recall = (Recall if taught else RecallOne)(model, pages, scope)
+            for record in taught:
+                recall.teach(record)
+            with bar(name, setup.n) as report:
+                rows = run(Examiner(model), {"larimar": recall}, records, setup.unkept(), report)
+            partial.add(number, summarise(rows["larimar"]))
+        found[name] = partial.chunks[number]
+    setup.write({"ablations": found})
+    partial.done()
+    title = f"ablations: {setup.n} records, facts in memory: {setup.facts_in_memory} (percent; exact / generated)"
+    table = Table("", "edit", "rephrase", "neighbours unchanged", title=title, title_justify="left")
+    for name, row in found.items():
+        shown = (f"{100 * row[examined]['exact']:.1f} / {100 * row[examined]['generated']:.1f}" for examined in ("edit", "rephrase"))
+        table.add_row(name, *shown, f"{100 * row['neighbourhood']['unchanged']:.1f}")
+    return table
+
+
+def _variants() -> Iterator[Variant]:
+    yield "all parts", lambda s: _with(s)
+    yield "pseudo-inverse addressing (the paper's)", lambda s: _with(s, pages=PageSettings(addressing="pseudo-inverse"))
+    yield "readouts not cleaned up", lambda s: _with(s, _Raw(s.model.encoder, s.model.decoder, s.model.adapter))
+    yield "no pointer", lambda s: _with(s, _Pointless(s.model.encoder, s.model.decoder, s.model.adapter))
+    yield "prefix untrained: constants as at the start", lambda s: _with(s, _prefix(s.model, _untrained))
+    yield "prefix without its MLP and positions", lambda s: _with(s, _prefix(s.model, _constants))
+    yield "keys of meaning alone", lambda s: _with(s, _encoder(s.model, _Meaning))
+    yield "keys of words alone", lambda s: _with(s, _encoder(s.model, _Words), meaning=0)
+    yield "encoder without its update", lambda s: _with(s, _frozen(s))
+    for term in ("conflict", "agreement", "frame", "news", "misfit"):
+        off: dict[str, Any] = {term: 0.0} | ({"whole_frame": 0.0} if term == "frame" else {})
+        yield f"scope without {term}", lambda s, off=off: _with(s, **off)  # type: ignore[misc]
+    nothing: dict[str, Any] = {"conflict": 0.0, "agreement": 0.0, "frame": 0.0, "whole_frame": 0.0, "news": 0.0, "misfit": 0.0}
+    yield "scope by likeness alone", lambda s: _with(s, **nothing)
+    yield "no scope: every prompt is answered by the nearest fact", lambda s: _with(s, threshold=-9.0)
+
+
+def _with(setup: Setup, model: Model | None = None, pages: PageSettings | None = None, **scope: Any) -> tuple[Model, PageSettings, Scope]:
+    model = model or setup.model
+    return model, pages or setup.pages, replace(scope_of(model), **scope)
+
+
+class _Pointless(Model):
+    """Nothing holds the decoder to the readout but the prefix."""
+
+    def pointer(self, readouts: Readouts) -> Pointer | None:  # noqa: ARG002
+        return None
+
+
+class _Raw(_Pointless):
+    """The prefix is made of the readout's slots as they are, put back into embedding space by the projection's pseudo-inverse."""
+
+    @torch.inference_mode()
+    def soft_tokens(self, readouts: Readouts) -> Tensor | None:
+        given = () if readouts is None else (readouts,) if isinstance(readouts, Tensor) else readouts
+        back = torch.linalg.pinv(self.adapter.projection)  # (S − 1, d)
+        prefixes = []
+        for readout in given:
+            slots = readout.float().reshape(-1, self.code.slot_dim)
+            kept = slots[slots[:, -1] > OCCUPIED / 2]
+            if len(kept):
+                prefixes.append(self.prefix((kept[:, :-1] @ back + self.adapter.mean).to(self.device)))
+        return torch.cat(prefixes) if prefixes else None
+
+
+class _Meaning(Encoder):
+    """Keys without their lexical part."""
+
+    def keys(self, texts: Any) -> Tensor:
+        found = super().keys(texts).clone()
+        found[:, self.meaning_dim :] = 0
+        return torch.nn.functional.normalize(found)
+
+
+class _Words(Encoder):
+    """Keys of the lexical part alone."""
+
+    def keys(self, texts: Any) -> Tensor:
+        found = super().keys(texts).clone()
+        found[:, : self.meaning_dim] = 0
+        return torch.nn.functional.normalize(found)
+
+
+def _encoder(model: Model, kind: type[Encoder]) -> Model:
+    of = model.encoder
+    return Model(kind(of.trunk, of.tokenizer, idf=of.idf, fingerprint=of.fingerprint), model.decoder, model.adapter)
+
+
+def _frozen(setup: Setup) -> Model:
+    settings = Settings()
+    parts = Parts.find(setup.model.name, setup.adapter, None, settings.weights_dir, console.print)
+    of = parts.encoder
+    frozen = Encoder.load(of.folder, setup.model.device, idf=setup.model.adapter.idf, fingerprint=of.fingerprint)
+    return Model(frozen, setup.model.decoder, setup.model.adapter)
+
+
+def _prefix(model: Model, change: Callable[[Model, Prefix], None]) -> Model:
+    """The model with a prefix of its own."""
+    prefix = copy.deepcopy(model.adapter.prefix)
+    with torch.no_grad():
+        change(model, prefix)
+    return Model(model.encoder, model.decoder, replace(model.adapter, prefix=prefix))
+
+
+def _constants(_: Model, prefix: Prefix) -> None:
+    for parameter in (prefix.fall.weight, prefix.fall.bias, prefix.position):
+        parameter.zero_()
+
+
+def _untrained(model: Model, prefix: Prefix) -> None:
+    _constants(model, prefix)
+    for parameter, text in ((prefix.opening, OPENING), (prefix.closing, CLOSING)):
+        parameter.copy_(model.decoder.embed(model.decoder.answer_tokens(text, "")))
