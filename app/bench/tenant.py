@@ -94,6 +94,7 @@ async def measure(count: int, repeats: int, step: Callable[[int], None]) -> dict
                 residuals.append((await tenants.forget(TENANT, fact_id)).residual)
                 forgets.append(1e3 * (time.perf_counter() - began))
             version, bytes_here = memory.version, memory.size_bytes
+            del memory  # a server that starts has no other memory beside the one it loads
         async with opened(folder, valkey.url) as tenants:
             began = time.perf_counter()
             memory = (await tenants.get(TENANT)).memory
