@@ -9,11 +9,7 @@ from typing import Any
 
 def plot(figures: Path, pictures: Path) -> list[Path]:
     """Draw what a folder of `bench … --json` files has figures for; the pictures' paths."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "larimar"  # the same figures give the same file
-    pictures.mkdir(parents=True, exist_ok=True)
+    prepare(pictures)
     made = []
     for name, draw in {"decode": _decode, "editors": _editors, "load": _load}.items():
         if (source := figures / f"{name}.json").is_file():
@@ -21,6 +17,15 @@ def plot(figures: Path, pictures: Path) -> list[Path]:
             draw(json.loads(source.read_text()), target)
             made.append(target)
     return made
+
+
+def prepare(pictures: Path) -> None:
+    """Make ready to draw into a folder: the same figures give the same files."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "larimar"
+    pictures.mkdir(parents=True, exist_ok=True)
 
 
 def _axes(told: dict[str, Any], title: str) -> tuple[Any, Any]:
@@ -33,7 +38,8 @@ def _axes(told: dict[str, Any], title: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save(figure: Any, target: Path) -> None:
+def save(figure: Any, target: Path) -> None:
+    """Write a picture without the date."""
     import matplotlib.pyplot as plt
 
     figure.savefig(target, metadata={"Date": None})
@@ -50,7 +56,7 @@ def _decode(told: dict[str, Any], target: Path) -> None:
     axes.axhline(found["tokens_per_second_at_bandwidth"], color="grey", ls="--", label="one text, at the bandwidth of a copy")
     axes.set(xlabel="texts decoded together", ylabel="tokens a second", xticks=sizes, ylim=(0, None))
     axes.legend(fontsize=8)
-    _save(figure, target)
+    save(figure, target)
 
 
 def _editors(told: dict[str, Any], target: Path) -> None:
@@ -65,7 +71,7 @@ def _editors(told: dict[str, Any], target: Path) -> None:
     ]
     axes.bar_label(bars, labels, fontsize=8)
     axes.set(xscale="log", xlabel="median ms (logarithmic); exact / rephrased / neighbours unchanged", xlim=(1, 100 * max(times)))
-    _save(figure, target)
+    save(figure, target)
 
 
 def _load(told: dict[str, Any], target: Path) -> None:
@@ -74,4 +80,4 @@ def _load(told: dict[str, Any], target: Path) -> None:
     figure, axes = _axes(told, f"Resident memory under {found['asked_per_second']:g} requests a second")
     axes.plot([found["seconds"] * at / max(1, len(memory) - 1) for at in range(len(memory))], memory)
     axes.set(xlabel="seconds", ylabel="MiB", ylim=(0, None))
-    _save(figure, target)
+    save(figure, target)

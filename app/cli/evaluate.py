@@ -87,3 +87,15 @@ EXPERIMENTS = (
 )
 for _name, _function, _n, _facts, _help in EXPERIMENTS:
     cli.command(_name, help=_help)(_command(_name, _function, _n, _facts))
+
+
+@cli.command("plot")
+def plot_command(
+    figures: Annotated[Path, typer.Option("--from", help="folder of recorded evaluations")] = Path("docs/figures/evaluation"),
+    pictures: Annotated[Path, typer.Option("--to", help="folder of the pictures")] = Path("docs/images"),
+) -> None:
+    """Draw the figures of recorded runs."""
+    from app.experiments.plots import plot
+
+    for path in plot(figures, pictures):
+        typer.echo(path)

@@ -14,6 +14,7 @@ from app.experiments import ablations
 from app.experiments.context import context
 from app.experiments.editing import editing
 from app.experiments.evolution import evolution
+from app.experiments.plots import plot
 from app.experiments.retention import retention
 from app.experiments.scope import scope
 from app.experiments.setup import Setup
@@ -78,6 +79,17 @@ def test_own_words_are_in_scope_and_what_is_taught_itself_is_no_neighbour(setup:
         assert {point["threshold"] for point in row["curve"]} > {row["threshold"]}
         missed, let_in = ([point[name] for point in row["curve"]] for name in ("missed", "let_in"))
         assert missed == sorted(missed) and let_in == sorted(let_in, reverse=True), size
+
+
+def test_recorded_figures_are_drawn_and_always_the_same(setup: Setup, tmp_path: Path) -> None:
+    for name, experiment in (("scope", scope), ("retention", retention), ("context", context)):
+        given = replace(setup.with_memory_of(8), json_file=tmp_path / "figures" / f"{name}.json")
+        given.__dict__["model"] = setup.model
+        experiment(given)
+    made = plot(tmp_path / "figures", tmp_path / "one")
+    assert [path.name for path in made] == ["scope.svg", "retention.svg", "context.svg"]
+    again = plot(tmp_path / "figures", tmp_path / "two")
+    assert [path.read_bytes() for path in made] == [path.read_bytes() for path in again]
 
 
 def test_text_that_scope_leaves_alone_is_the_plain_decoders(setup: Setup, tmp_path: Path) -> None:

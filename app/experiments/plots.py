@@ -1,0 +1,77 @@
+"""The figures of recorded evaluations as pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from app.bench.plots import prepare, save
+
+
+def plot(figures: Path, pictures: Path) -> list[Path]:
+    """Draw what a folder of `evaluate … --json` files has figures for; the pictures' paths."""
+    prepare(pictures)
+    made = []
+    for name, draw in {"scope": _scope, "retention": _retention, "context": _context}.items():
+        if (source := figures / f"{name}.json").is_file():
+            target = pictures / f"{name}.svg"
+            draw(json.loads(source.read_text()), target)
+            made.append(target)
+    return made
+
+
+def _axes(told: dict[str, Any], title: str) -> tuple[Any, Any]:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    axes.set_title(f"{title}, {told['n']} records, {told['decoder']}", fontsize=10)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _scope(told: dict[str, Any], target: Path) -> None:
+    figure, axes = _axes(told, "Scope at every threshold")
+    for number, (facts, found) in enumerate(told["scope"].items()):
+        curve = found["curve"]
+        axes.plot(
+            [100 * point["let_in"] for point in curve],
+            [100 * point["missed"] for point in curve],
+            color=f"C{number}",
+            label=f"{int(facts):,} fact{'s' * (facts != '1')}: equal error rate {100 * found['eer']:.1f}%",
+        )
+        axes.plot(100 * found["let_in"], 100 * found["missed"], marker="o", color=f"C{number}")
+    axes.plot([0, 20], [0, 20], color="grey", ls="--", lw=0.8)
+    axes.set(xlabel="neighbours let in, percent", ylabel="rephrases missed, percent", xlim=(0, 20), ylim=(0, 12))
+    axes.legend(fontsize=8, title="dots: the calibrated threshold", title_fontsize=8)
+    save(figure, target)
+
+
+def _retention(told: dict[str, Any], target: Path) -> None:
+    figure, axes = _axes(told, "Facts written once each, recalled by a rephrase")
+    rows = told["retention"]
+    for name in ("first", "last", "any"):
+        axes.plot([row["facts"] for row in rows], [100 * row[name]["rephrase"] for row in rows], marker="o", label=f"the {name} ones")
+    axes.set(xscale="log", xlabel="facts in memory (logarithmic)", ylabel="percent recalled", ylim=(80, 101))
+    axes.legend(fontsize=8)
+    save(figure, target)
+
+
+def _context(told: dict[str, Any], target: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    rows = told["context"]
+    figure, (quality, seconds) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(f"Facts in the memory, or all of them in the prompt, {told['n']} records, {told['decoder']}", fontsize=10)
+    counts = [row["facts"] for row in rows]
+    for name, label, colour in (("larimar", "in the memory", "tab:blue"), ("prompt", "in the prompt", "tab:orange")):
+        for examined, asked, style in (("edit", "own words", "-"), ("rephrase", "other words", "--")):
+            values = [100 * row[name][examined] for row in rows]
+            quality.plot(counts, values, marker="o", ls=style, color=colour, label=f"{label}, {asked}")
+        seconds.plot(counts, [row[name]["seconds"] for row in rows], marker="o", color=colour, label=label)
+    quality.set(xscale="log", xlabel="facts", ylabel="answers said, percent", ylim=(-3, 103))
+    seconds.set(xscale="log", yscale="log", xlabel="facts", ylabel="seconds an answer (logarithmic)")
+    for axes in (quality, seconds):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    save(figure, target)
