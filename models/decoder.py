@@ -60,6 +60,7 @@ class Decoder:
         self.width: int = self.embedding.weight.shape[1]
         self.context_tokens: int = int(getattr(model.config, "max_position_embeddings", 2048))
         ends = model.generation_config.eos_token_id
+        self.opening: list[int] = tokenizer("")["input_ids"]  # what begins every text (BOS), if anything does
         self.end_ids = frozenset(ends if isinstance(ends, list) else [ends]) - {None} | {tokenizer.eos_token_id}
 
     @classmethod
@@ -114,12 +115,16 @@ class Decoder:
         out: Tensor = self.head(hidden.to(self.dtype)).float()
         return out
 
-    def _inputs(self, prompts: Sequence[Sequence[int]], prefixes: Sequence[Tensor | None]) -> list[Tensor]:
-        rows = []
-        for ids, prefix in zip(prompts, prefixes, strict=True):
-            e = self.embed(ids)
-            rows.append(e if prefix is None else torch.cat([prefix.to(e), e]))
-        return rows
+    def inputs(self, token_ids: Sequence[int], prefix: Tensor | None = None) -> Tensor:
+        """(n,) token ids of a text, and a prefix (P, d), to (P + n, d) input embeddings.
+
+        The prefix stands behind the tokens that begin every text: decoders that were trained with such tokens expect them first.
+        """
+        e = self.embed(token_ids)
+        if prefix is None:
+            return e
+        first = len(self.opening) if list(token_ids[: len(self.opening)]) == self.opening else 0
+        return torch.cat([e[:first], prefix.to(e), e[first:]])
 
     @torch.inference_mode()
     def force(
@@ -131,7 +136,7 @@ class Decoder:
     ) -> list[Forced]:
         """Score targets after prompts, teacher-forced, by the trunk that generates."""
         out = []
-        rows = self._inputs([[*p, *t] for p, t in zip(prompts, targets, strict=True)], prefixes)
+        rows = [self.inputs([*p, *t], prefix) for p, t, prefix in zip(prompts, targets, prefixes, strict=True)]
         for row, target, pointer in zip(rows, targets, pointers or [None] * len(rows), strict=True):
             hidden = self.trunk.extend(row, self.trunk.cache(len(row)))  # (T, d)
             logits = self.trunk.logits(hidden[-len(target) - 1 : -1])  # (n, V)
@@ -156,7 +161,7 @@ class Decoder:
     def sequence(self, prompt: Sequence[int], prefix: Tensor | None, sampling: Sampling, pointer: Pointer | None = None) -> TextSequence:
         """A prompt, with an optional prefix (P, d) and its pointer, ready to join a batch."""
         with torch.inference_mode():
-            (embeddings,) = self._inputs([prompt], [prefix])
+            embeddings = self.inputs(prompt, prefix)
         alone = None if prefix is None else lambda said: self.embed([*prompt, *said])
         return TextSequence(embeddings, len(prompt), sampling, self.text, self.end_ids, pointer, alone)
 

