@@ -14,11 +14,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.exchange import Exchange
 from app.metrics import Metrics
+from memory.cluster import Client, near
 
 STREAM = "larimar:audit"
 WAITING = 10_000  # entries that may wait for the store
@@ -47,7 +47,7 @@ class AuditLog:
         keep: about how many entries the stream holds; older ones go.
     """
 
-    def __init__(self, client: Redis, metrics: Metrics, *, keep: int) -> None:
+    def __init__(self, client: Client, metrics: Metrics, *, keep: int) -> None:
         self._client, self._metrics, self._keep = client, metrics, keep
         self._waiting: deque[Entry] = deque()
 
@@ -66,7 +66,7 @@ class AuditLog:
         """Append what waits. Raises RedisError or OSError, and then it still waits."""
         while self._waiting:
             batch = [self._waiting[i] for i in range(min(256, len(self._waiting)))]
-            pipe = self._client.pipeline(transaction=True)
+            pipe = near(self._client, STREAM).pipeline(transaction=True)
             for entry in batch:
                 pipe.xadd(STREAM, {"entry": json.dumps(asdict(entry))}, maxlen=self._keep, approximate=True)
             await pipe.execute()
@@ -89,7 +89,7 @@ class AuditLog:
 
     async def export(self, after: str = "", limit: int = 1000) -> list[tuple[str, Entry]]:
         """Entries in order, with their ids, from the one after `after` on."""
-        found: list[tuple[bytes, dict[bytes, bytes]]] = await self._client.xrange(  # type: ignore[assignment]  # as decode_responses is off
+        found: list[tuple[bytes, dict[bytes, bytes]]] = await near(self._client, STREAM).xrange(  # type: ignore[assignment]  # as decode_responses is off
             STREAM, f"({after}" if after else "-", "+", count=limit
         )
         return [(entry_id.decode(), Entry(**json.loads(fields[b"entry"]))) for entry_id, fields in found]

@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError, WatchError
 
+from memory.cluster import Client, near
 from memory.errors import StoreUnavailable
 from memory.keys import Keys
 
@@ -78,7 +78,7 @@ class KeyRing:
         open_without_keys: whether a server that has no key at all serves anyone as tenant `default`.
     """
 
-    def __init__(self, client: Redis, static: Mapping[str, str] | None = None, *, open_without_keys: bool = False) -> None:
+    def __init__(self, client: Client, static: Mapping[str, str] | None = None, *, open_without_keys: bool = False) -> None:
         self._client, self._open = client, open_without_keys
         self._static = {
             digest(key): ApiKey(digest(key)[:12], tenant, ("read", "write"), "static") for key, tenant in (static or {}).items()
@@ -97,7 +97,7 @@ class KeyRing:
         if found:
             return found[0]
         try:
-            record = await self._client.hget(TABLE, sought)
+            record = await near(self._client, TABLE).hget(TABLE, sought)
         except (RedisError, OSError) as error:
             key, at = self._seen.get(sought, (None, 0.0))
             if key is None or now - at > REMEMBERED_S:
@@ -123,7 +123,7 @@ class KeyRing:
     async def any(self) -> bool:
         """Whether there is any key, usable or not. Raises StoreUnavailable."""
         try:
-            return bool(self._static) or bool(await self._client.hlen(TABLE))
+            return bool(self._static) or bool(await near(self._client, TABLE).hlen(TABLE))
         except (RedisError, OSError) as error:
             raise StoreUnavailable("keys cannot be looked up") from error
 
@@ -145,12 +145,12 @@ class KeyRing:
         secret = MARK + secrets.token_urlsafe(32)
         ordered = tuple(scope for scope in SCOPES if scope in scopes)
         key = ApiKey(digest(secret)[:12], tenant, ordered, name, time.time(), expires_at, None, requests, tokens, facts)
-        await self._client.hset(TABLE, digest(secret), key.to_json())
+        await near(self._client, TABLE).hset(TABLE, digest(secret), key.to_json())
         return secret, key
 
     async def list(self) -> list[ApiKey]:
         """All keys of the store, oldest first, revoked and expired ones too."""
-        records = await self._client.hgetall(TABLE)
+        records = await near(self._client, TABLE).hgetall(TABLE)
         return sorted((ApiKey.from_json(record) for record in records.values()), key=lambda key: key.created_at)
 
     async def revoke(self, key_id: str) -> ApiKey:
@@ -175,7 +175,7 @@ class KeyRing:
 
     async def _change(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         while True:
-            async with self._client.pipeline(transaction=True) as pipe:
+            async with near(self._client, TABLE).pipeline(transaction=True) as pipe:
                 await pipe.watch(TABLE)
                 records: dict[bytes, bytes] = await pipe.hgetall(TABLE)  # type: ignore[assignment]  # as decode_responses is off
                 found = [(sha, ApiKey.from_json(r)) for sha, r in records.items() if sha.startswith(key_id.encode())]

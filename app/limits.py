@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 from limits import RateLimitItem, parse
-from limits.aio.storage import MemoryStorage, RedisStorage
+from limits.aio.storage import MemoryStorage, RedisClusterStorage, RedisStorage
 from limits.aio.strategies import FixedWindowRateLimiter
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from app.exchange import Exchange
 from app.keys import ApiKey
+from memory.cluster import Client, Cluster
 
 
 class RateLimited(Exception):
@@ -31,18 +32,12 @@ class Limits:
         requests, tokens, facts: what a key may use that says nothing of its own, such as 600/minute; empty: no limit.
     """
 
-    def __init__(self, client: Redis | None, *, requests: str = "", tokens: str = "", facts: str = "") -> None:
+    def __init__(self, client: Client | None, *, requests: str = "", tokens: str = "", facts: str = "") -> None:
         self._own = {"requests": requests, "tokens": tokens, "facts": facts}
         self._alone = FixedWindowRateLimiter(MemoryStorage())
         self._shared = self._alone
         if client is not None:
-            storage = RedisStorage(
-                "async+redis://unused:6379",
-                implementation="redispy",
-                key_prefix="larimar:limits",
-                connection_pool=client.connection_pool,  # type: ignore[arg-type]  # passed on to redis-py
-            )
-            self._shared = FixedWindowRateLimiter(storage)
+            self._shared = FixedWindowRateLimiter(_storage(client))
 
     def _limit(self, key: ApiKey, what: str) -> str:
         own: str = getattr(key, what)
@@ -71,8 +66,18 @@ class Limits:
         """Whether there was room; what is left; whole seconds until there is more."""
         try:
             return await _count(self._shared, limit, what, key_id, cost)
-        except (RedisError, OSError):
+        except (RedisError, RedisClusterException, OSError):
             return await _count(self._alone, limit, what, key_id, cost)
+
+
+def _storage(client: Client) -> RedisStorage:
+    """Counters beside the store's keys, under names of their own."""
+    named: dict[str, Any] = {"implementation": "redispy", "key_prefix": "larimar:limits"}
+    if isinstance(client, Cluster):  # counters lie on any node
+        hosts = ",".join(f"{host}:{port}" for host, port in client.addresses)
+        options = {name: value for name, value in client.options.items() if name != "retry"}
+        return RedisClusterStorage(f"async+redis+cluster://{hosts}", ssl=client.tls, **named, **options)
+    return RedisStorage("async+redis://unused:6379", connection_pool=client.connection_pool, **named)  # type: ignore[arg-type]  # passed on
 
 
 async def _count(limiter: FixedWindowRateLimiter, limit: RateLimitItem, what: str, key_id: str, cost: int) -> tuple[bool, int, int]:

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PREFIX = "LARIMAR_"
 CLIENT_NAMES = ("LARIMAR_URL", "LARIMAR_API_KEY")  # read by the client commands, not by the server
 SECRETS = Path("/run/secrets")
-STORE_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+STORE_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:[0-9]{1,5})?")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     )
     models_dir: Path | None = Field(None, description="Folder of converted weights; empty: `models` in the data folder.")
     store_url: str = Field(
-        "", repr=False, description="redis://, rediss://, unix:// or redis+sentinel:// address; empty: an embedded Valkey."
+        "", repr=False, description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://; empty: an embedded Valkey."
     )
     store_password: str = Field("", repr=False, description="The store's password, kept out of the address.")
     durability: Literal["memory", "disk", "replica"] = Field("disk", description="What an acknowledged write survives.")
@@ -140,6 +140,8 @@ class Settings(BaseSettings):
             raise ValueError(f"got an address with scheme {scheme if separator else ''!r}, wanted {wanted}")
         if scheme.endswith("+sentinel") and not (hosts.rpartition("@")[2] and master.strip("/")):
             raise ValueError("wanted redis+sentinel://host:port,host:port/master-name")
+        if scheme.endswith("+cluster") and master.strip("/"):
+            raise ValueError("wanted redis+cluster://host:port,host:port: a cluster has no numbered databases")
         if scheme != "unix" and not all(_HOST.fullmatch(host) for host in hosts.rpartition("@")[2].split(",")):
             raise ValueError("a port in the address is no number (a password with / ? # or @ goes into LARIMAR_STORE_PASSWORD)")
         return value

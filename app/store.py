@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
 from app.metrics import Metrics
 from memory.change import Change
+from memory.cluster import Client
 from memory.durability import Durability
 from memory.errors import StoreUnavailable
 from memory.store import Recovered, RedisStore
@@ -33,7 +33,7 @@ class _Counted(ExponentialWithJitterBackoff):
 class MeasuredStore(RedisStore):
     """A RedisStore whose calls are observed."""
 
-    def __init__(self, client: Redis, metrics: Metrics, **options: Any) -> None:
+    def __init__(self, client: Client, metrics: Metrics, **options: Any) -> None:
         super().__init__(client, retry=Retry(_Counted(metrics), 3), **options)
         self.client, self._metrics = client, metrics
 

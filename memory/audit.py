@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from redis.asyncio import Redis
+from memory.cluster import Client, ready, servers
 
 _CHUNK = 1 << 22
 
@@ -62,11 +62,13 @@ def _search(path: Path, needles: Sequence[Needle]) -> Iterator[Hit]:
             tail = window[-overlap:] if overlap else b""
 
 
-async def keys_with(client: Redis, needles: Sequence[Needle]) -> AsyncIterator[Hit]:
+async def keys_with(client: Client, needles: Sequence[Needle]) -> AsyncIterator[Hit]:
     """Every key of a store whose name or value holds a needle. Raises redis.RedisError."""
-    async for name in client.scan_iter(count=1000):
-        value = await client.dump(name) or b""
-        for needle in needles:
-            for content in (name, value):
-                if (at := content.find(needle.content)) >= 0:
-                    yield Hit(f"key {name.decode(errors='replace')}", at, needle.name)
+    await ready(client)
+    for server in servers(client):
+        async for name in server.scan_iter(count=1000):
+            value = await server.dump(name) or b""
+            for needle in needles:
+                for content in (name, value):
+                    if (at := content.find(needle.content)) >= 0:
+                        yield Hit(f"key {name.decode(errors='replace')}", at, needle.name)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
 from memory import lua
@@ -31,7 +30,6 @@ class Commit:
     So attempts may be repeated, and may reach the server late, twice or out of order: at most one writes.
 
     Args:
-        script: lua.COMMIT.
         keys: its KEYS.
         version: what the first change becomes; the others follow.
         entries: the fields of each change's entry, name and value in turn.
@@ -42,14 +40,13 @@ class Commit:
     def __init__(
         self,
         link: Link,
-        script: AsyncScript,
         keys: Sequence[str],
         version: int,
         entries: Sequence[Sequence[bytes]],
         lists: Sequence[Sequence[str | bytes]],
         writer: bytes,
     ) -> None:
-        self._link, self._script, self._keys, self._version = link, script, list(keys), version
+        self._link, self._keys, self._version = link, list(keys), version
         self._args: list[Any] = [version, os.urandom(16), len(entries)]
         for items in (*entries, *lists):
             self._args += [len(items), *items]
@@ -88,8 +85,8 @@ class Commit:
         raise VersionConflict(expected, found)
 
     async def _attempt(self) -> list[Any]:
-        durability = await self._link.known_durability()
-        await self._link.reach()
+        durability = await self._link.durability_of(self._link.near(self._keys[0]))
+        await self._link.reach(self._keys[0])
         doubt, self._in_doubt = self._in_doubt, True
         try:
             reply = await (self._send() if durability.wait is None else self._send_and_wait(durability.wait))
@@ -100,20 +97,21 @@ class Commit:
         return reply
 
     async def _send(self) -> list[Any]:
-        return as_list(await self._script(keys=self._keys, args=self._args))
+        return await self._link.run(lua.COMMIT, self._keys, self._args)
 
     async def _send_and_wait(self, wait: str) -> list[Any]:
         """WAIT and WAITAOF wait for the writes of their own connection, so both go through one."""
         patience_ms = int(self._link.timeout_s * 800)
         replicas = self._link.replicas
-        async with self._link.client.pipeline(transaction=False) as pipe:
-            await self._script(keys=self._keys, args=self._args, client=pipe)
+        client = self._link.near(self._keys[0])
+        async with client.pipeline(transaction=False) as pipe:
+            await client.register_script(lua.COMMIT)(keys=self._keys, args=self._args, client=pipe)
             pipe.execute_command(*(("WAIT", replicas) if wait == "WAIT" else ("WAITAOF", 1, 0)), patience_ms)
             reply, waited = await pipe.execute(raise_on_error=False)
         if isinstance(reply, Exception):
             raise reply
         if reply[0] in (lua.COMMITTED, lua.REPEATED) and (failure := _shortfall(wait, waited, replicas)):
-            self._link.durability = None
+            self._link.doubt()
             raise _NotDurable(failure)
         return as_list(reply)
 

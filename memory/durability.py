@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 from memory.errors import PromiseBroken
 
 Level = Literal["memory", "disk", "replica"]
+LEVELS: tuple[Level, ...] = ("memory", "disk", "replica")  # each promises more than the one before
 
 
 @dataclass(frozen=True)

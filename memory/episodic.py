@@ -374,8 +374,15 @@ class EpisodicMemory:
         for index in sorted(self._dirty):
             sheet = self._sheets[index]
             sheet.page.settle()
-            pages[index] = [self._register.get(fact_id) for fact_id in sheet.ids] + self._register.history_of(index)
+            pages[index] = self._laid_on(index)
         return pages
+
+    def laid(self) -> dict[int, list[Fact]]:
+        """The facts of all pages, rows first."""
+        return {index: self._laid_on(index) for index in sorted(self._sheets)}
+
+    def _laid_on(self, index: int) -> list[Fact]:
+        return [self._register.get(fact_id) for fact_id in self._sheets[index].ids] + self._register.history_of(index)
 
     def mark_stored(self, pages: Collection[int], version: int) -> None:
         """These pages were stored as of `version`."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import RedisError, ResponseError
 
-from memory.durability import Durability, Level, probe
+from memory.cluster import ELSEWHERE, Client, near, ready, servers
+from memory.durability import LEVELS, Durability, Level, probe
 from memory.errors import StoreCorrupt, StoreUnavailable
 
 T = TypeVar("T")
@@ -33,12 +36,12 @@ class Link:
     """
 
     def __init__(
-        self, client: Redis, *, timeout_s: float, retry: Retry | None = None, level: Level | None = None, replicas: int = 1
+        self, client: Client, *, timeout_s: float, retry: Retry | None = None, level: Level | None = None, replicas: int = 1
     ) -> None:
         self.client, self.timeout_s = client, timeout_s
         self.level, self.replicas = level, replicas
         self._retry = retry or default_retry()
-        self.durability: Durability | None = None  # unknown until asked, and after a lost connection
+        self._known: dict[Redis, Durability] = {}  # of each server; unknown until asked, and after a lost connection
 
     async def call(self, do: Callable[[], Awaitable[T]], *, tenant: str = "", hurry: bool = False) -> T:
         """Awaits `do()`, again after a lost connection; `do` must be such that twice is as good as once.
@@ -52,26 +55,58 @@ class Link:
         """
         try:
             async with asyncio.timeout(self.timeout_s if hurry else None):
-                return await self._retry.call_with_retry(do, self._lost)
+                return await self._retry.call_with_retry(lambda: self._attempt(do), self._lost)
         except TimeoutError as error:
-            self.durability = None
+            self.doubt()
             raise StoreUnavailable(f"no answer within {self.timeout_s:g} s") from error
         except RedisError as error:
             raise _translate(error, tenant) from error
 
-    async def reach(self) -> None:
-        """Makes sure that there is a connection, so that what fails after this may have been sent."""
-        pool = self.client.connection_pool
+    async def _attempt(self, do: Callable[[], Awaitable[T]]) -> T:
+        await ready(self.client)
+        try:
+            return await do()
+        except ELSEWHERE as error:
+            raise NotConnected(f"the key has moved to another node: {type(error).__name__}") from error
+
+    def near(self, key: str) -> Redis:
+        """The client of the server that holds a key."""
+        return near(self.client, key)
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
+        """A script's reply."""
+        return as_list(await self.near(keys[0]).register_script(script)(keys=keys, args=args))
+
+    async def reach(self, key: str) -> None:
+        """Makes sure that there is a connection to the server that holds a key, so that what fails after this may have been sent."""
+        pool = self.near(key).connection_pool
         await pool.release(await pool.get_connection())  # type: ignore[no-untyped-call]  # redis-py's
 
-    async def known_durability(self) -> Durability:
-        """As `durability`, asked for if need be. Raises PromiseBroken and what redis-py raises."""
-        if self.durability is None:
-            self.durability = await probe(self.client, self.level, self.replicas)
-        return self.durability
+    @property
+    def durability(self) -> Durability | None:
+        """What commits promise on every server that was asked; None before one was, and after a lost connection."""
+        return min(self._known.values(), key=lambda durability: LEVELS.index(durability.level), default=None)
+
+    def doubt(self) -> None:
+        """Have the servers asked again what they promise."""
+        self._known.clear()
+
+    async def durability_of(self, client: Redis) -> Durability:
+        """What a server promises, asked for if need be. Raises PromiseBroken and what redis-py raises."""
+        if client not in self._known:
+            self._known[client] = await probe(client, self.level, self.replicas)
+        return self._known[client]
+
+    async def ask(self) -> Durability:
+        """As `durability`, after every server was asked anew. Raises as `durability_of`."""
+        self.doubt()
+        found = [await self.durability_of(client) for client in servers(self.client)]
+        return min(found, key=lambda durability: LEVELS.index(durability.level))
 
     async def _lost(self, _: Exception) -> None:
-        self.durability = None  # who answers next may be another server, or differently configured
+        self.doubt()  # who answers next may be another server, or differently configured
+        with suppress(NotConnected):  # the next attempt will say so
+            await ready(self.client, again=True)
 
 
 def _translate(error: RedisError, tenant: str) -> Exception:

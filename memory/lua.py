@@ -142,6 +142,36 @@ return {0}
 """
 )
 
+# KEYS: log, pages, lease, parts. ARGV: token, version, list of page numbers and manifests. Puts the manifests in place of all
+# pages there are, as the next version, and empties the log. Returns {COMMITTED}, {FENCED} or {CONFLICT, last version}.
+REPLACE = (
+    _SHARED
+    + """
+local token, version = take(), tonumber(take())
+local manifests = take_list()
+if redis.call('GET', KEYS[3]) ~= token then return {4} end
+local last = last_version()
+if last ~= version then
+  redis.call('DEL', KEYS[3])
+  return {2, last or 0}
+end
+redis.call('DEL', pages)
+local named = {}
+for i = 1, #manifests, 2 do
+  redis.call('HSET', pages, 'page:' .. manifests[i], manifests[i + 1])
+  named[manifests[i] .. ':' .. token] = true
+end
+redis.call('HSET', pages, 'floor', version + 1, 'reach', version + 1)
+redis.call('XADD', log, (version + 1) .. '-0', 'replaced', '')
+redis.call('XTRIM', log, 'MAXLEN', 0)
+for _, field in ipairs(redis.call('HKEYS', KEYS[4])) do
+  if not named[string.match(field, '^(%d+:%d+):')] then redis.call('HDEL', KEYS[4], field) end
+end
+redis.call('DEL', KEYS[3])
+return {0}
+"""
+)
+
 # KEYS: all of the tenant's. Erases everything but the number of the last version, plus one: other servers must notice.
 # Returns {COMMITTED, version}; version 0 if there was nothing.
 DROP = (

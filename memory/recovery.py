@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from memory import record, snapshot
@@ -79,6 +80,11 @@ class Recovery:
     def __init__(self, link: Link, keys: Keys, vault: Vault | None, fingerprint: str | None) -> None:
         self._link, self._keys, self._vault, self._fingerprint = link, keys, vault, fingerprint
 
+    @property
+    def _near(self) -> Redis:
+        """The client of the server that has the tenant."""
+        return self._link.near(self._keys.log)
+
     async def recover(self) -> Recovered:
         """Pages first, then the log up to the version it had before, then data keys; all over again when a snapshot was
         taken or something forgotten meanwhile.
@@ -134,10 +140,10 @@ class Recovery:
         keys = self._keys
 
         async def parts() -> dict[bytes, bytes]:
-            return cast("dict[bytes, bytes]", await self._link.client.hgetall(keys.parts))
+            return cast("dict[bytes, bytes]", await self._near.hgetall(keys.parts))
 
         async def log() -> list[tuple[bytes, dict[bytes, bytes]]]:
-            return cast("list[tuple[bytes, dict[bytes, bytes]]]", await self._link.client.xrange(keys.log))
+            return cast("list[tuple[bytes, dict[bytes, bytes]]]", await self._near.xrange(keys.log))
 
         stored = await self._link.call(parts, tenant=keys.tenant)
         runs: dict[bytes, list[tuple[int, bytes]]] = {}
@@ -168,7 +174,7 @@ class Recovery:
     async def _last_version(self) -> int:
         async def ask() -> int:
             try:
-                info = await self._link.client.xinfo_stream(self._keys.log)
+                info = await self._near.xinfo_stream(self._keys.log)
             except ResponseError as error:
                 if "no such key" in str(error):
                     return 0
@@ -182,7 +188,7 @@ class Recovery:
         keys = self._keys
 
         async def ask() -> list[Any]:
-            async with self._link.client.pipeline(transaction=True) as pipe:
+            async with self._near.pipeline(transaction=True) as pipe:
                 pipe.hgetall(keys.pages)
                 pipe.exists(keys.log)
                 pipe.xinfo_stream(keys.log)
@@ -247,7 +253,7 @@ class Recovery:
             raise CorruptPage(f"page {page} holds page {manifest.page}")
 
         async def get() -> list[bytes | None]:
-            return cast("list[bytes | None]", await self._link.client.hmget(self._keys.parts, manifest.fields))
+            return cast("list[bytes | None]", await self._near.hmget(self._keys.parts, manifest.fields))
 
         parts = await self._link.call(get, tenant=self._keys.tenant)
         content = b"".join(part or b"" for part in parts)
@@ -261,7 +267,7 @@ class Recovery:
         while True:
 
             async def read(start: str = start) -> list[tuple[bytes, dict[bytes, bytes]]]:
-                found = await self._link.client.xrange(self._keys.log, start, end, count=_ENTRIES)
+                found = await self._near.xrange(self._keys.log, start, end, count=_ENTRIES)
                 return cast("list[tuple[bytes, dict[bytes, bytes]]]", found)
 
             found = await self._link.call(read, tenant=self._keys.tenant)
@@ -290,7 +296,7 @@ class Recovery:
             some = versions[at : at + _KEYS]
 
             async def get(some: Sequence[int] = some) -> list[bytes | None]:
-                return cast("list[bytes | None]", await self._link.client.hmget(self._keys.data_keys, list(map(str, some))))
+                return cast("list[bytes | None]", await self._near.hmget(self._keys.data_keys, list(map(str, some))))
 
             for version, raw in zip(some, await self._link.call(get, tenant=self._keys.tenant), strict=True):
                 if raw is not None:

@@ -10,7 +10,7 @@ from memory import lua, snapshot
 from memory.errors import CorruptPage, StoreCorrupt
 from memory.fact import Fact
 from memory.keys import FLOOR, Keys
-from memory.link import Link, as_list
+from memory.link import Link
 from memory.record import DataKey, pack
 from memory.snapshot import Manifest
 
@@ -23,8 +23,6 @@ class Snapshots:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        register = link.client.register_script
-        self._lease, self._part, self._switch = register(lua.LEASE), register(lua.PART), register(lua.SWITCH)
 
     async def take(
         self,
@@ -40,29 +38,60 @@ class Snapshots:
         token = await self._acquire(keys)
         if token is None:
             return False
+        manifests = await self._laid_beside(keys, token, pages, version, fingerprint, data_keys)
+        return manifests is not None and await self._put_in_place(keys, token, version, manifests)
+
+    async def replace(
+        self,
+        keys: Keys,
+        pages: Mapping[int, Sequence[Fact]],
+        version: int,
+        fingerprint: str,
+        data_keys: Mapping[int, Mapping[bytes, DataKey]],
+    ) -> bool:
+        """As RedisStore.replace."""
+        token = await self._acquire(keys)
+        if token is None:
+            return False
+        manifests = await self._laid_beside(keys, token, pages, version + 1, fingerprint, data_keys)
+        if manifests is None:
+            return False
+        scripted, args = [keys.log, keys.pages, keys.lease, keys.parts], [token, version, len(manifests), *manifests]
+        reply = await self._link.call(lambda: self._link.run(lua.REPLACE, scripted, args), tenant=keys.tenant)
+        return bool(reply[0] == lua.COMMITTED)
+
+    async def _laid_beside(
+        self,
+        keys: Keys,
+        token: int,
+        pages: Mapping[int, Sequence[Fact]],
+        covered: int,
+        fingerprint: str,
+        data_keys: Mapping[int, Mapping[bytes, DataKey]],
+    ) -> list[str | bytes] | None:
+        """Writes the pages' parts beside those there are, and reads them back; page numbers and manifests in turn. None if the
+        lease ran out."""
         manifests: list[str | bytes] = []
         for page, facts in pages.items():
             raw = await asyncio.to_thread(_sealed, keys.tenant, facts, data_keys)
-            manifest = Manifest.of(
-                keys.tenant, page, raw, covered=version, fingerprint=fingerprint, facts=len(facts), token=token
-            )
+            manifest = Manifest.of(keys.tenant, page, raw, covered=covered, fingerprint=fingerprint, facts=len(facts), token=token)
             for field, part in zip(manifest.fields, snapshot.cut(raw), strict=True):
                 if not await self._write(keys, token, field, part):
-                    return False
+                    return None
             if not await self._is_stored(keys, manifest):
-                return False
+                return None
             manifests += [str(page), manifest.to_bytes()]
-        return await self._put_in_place(keys, token, version, manifests)
+        return manifests
 
     async def _floor(self, keys: Keys) -> int:
         async def get() -> bytes | None:
-            return cast("bytes | None", await self._link.client.hget(keys.pages, FLOOR))
+            return cast("bytes | None", await self._link.near(keys.pages).hget(keys.pages, FLOOR))
 
         return int(await self._link.call(get, tenant=keys.tenant) or 0)
 
     async def _acquire(self, keys: Keys) -> int | None:
         async def acquire() -> list[int]:
-            return as_list(await self._lease(keys=[keys.log, keys.pages, keys.lease, keys.fence], args=[LEASE_MS]))
+            return await self._link.run(lua.LEASE, [keys.log, keys.pages, keys.lease, keys.fence], [LEASE_MS])
 
         reply = await self._link.call(acquire, tenant=keys.tenant)
         return None if reply[0] == lua.FENCED else int(reply[1])
@@ -70,7 +99,7 @@ class Snapshots:
     async def _write(self, keys: Keys, token: int, field: bytes, part: bytes) -> bool:
         async def write() -> list[int]:
             scripted = [keys.log, keys.pages, keys.lease, keys.parts]
-            return as_list(await self._part(keys=scripted, args=[token, LEASE_MS, field, part]))
+            return await self._link.run(lua.PART, scripted, [token, LEASE_MS, field, part])
 
         return (await self._link.call(write, tenant=keys.tenant))[0] == lua.COMMITTED
 
@@ -78,8 +107,9 @@ class Snapshots:
         """False if the lease ran out, as others may have removed the parts then. Raises StoreCorrupt."""
 
         async def get() -> list[bytes | None]:
-            parts = cast("list[bytes | None]", await self._link.client.hmget(keys.parts, manifest.fields))
-            return [*parts, cast("bytes | None", await self._link.client.get(keys.lease))]
+            client = self._link.near(keys.parts)
+            parts = cast("list[bytes | None]", await client.hmget(keys.parts, manifest.fields))
+            return [*parts, cast("bytes | None", await client.get(keys.lease))]
 
         *parts, lease = await self._link.call(get, tenant=keys.tenant)
         if lease != b"%d" % manifest.token:
@@ -93,7 +123,7 @@ class Snapshots:
     async def _put_in_place(self, keys: Keys, token: int, version: int, manifests: Sequence[Any]) -> bool:
         async def switch() -> list[int]:
             scripted = [keys.log, keys.pages, keys.lease, keys.parts]
-            return as_list(await self._switch(keys=scripted, args=[token, version, len(manifests), *manifests]))
+            return await self._link.run(lua.SWITCH, scripted, [token, version, len(manifests), *manifests])
 
         reply = await self._link.call(switch, tenant=keys.tenant)
         if reply[0] == lua.CONFLICT:

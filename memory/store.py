@@ -7,17 +7,17 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import cast
 
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 
 from memory import keys as names
 from memory import lua, record
 from memory.change import Change
+from memory.cluster import Client, close, ready, servers
 from memory.commit import Commit, CommitUnknown
 from memory.durability import Durability, Level
 from memory.fact import Fact
 from memory.keys import Keys
-from memory.link import Link, as_list
+from memory.link import Link
 from memory.record import DataKey
 from memory.recovery import DataKeys, Recovered, Recovery, Salvaged
 from memory.snapshots import Snapshots
@@ -49,7 +49,7 @@ class RedisStore:
 
     def __init__(
         self,
-        client: Redis,
+        client: Client,
         *,
         timeout_s: float = 5.0,
         vault: Vault | None = None,
@@ -59,9 +59,6 @@ class RedisStore:
     ) -> None:
         self._link = Link(client, timeout_s=timeout_s, retry=retry, level=level, replicas=replicas)
         self._vault = vault
-        self._commit = client.register_script(lua.COMMIT)
-        self._drop = client.register_script(lua.DROP)
-        self._expired = client.register_script(lua.EXPIRED)
         self._snapshots = Snapshots(self._link)
         self._swept: set[str] = set()
         self._writer = os.urandom(8)
@@ -83,16 +80,11 @@ class RedisStore:
             PromiseBroken: it cannot keep the level that commits promise.
         """
 
-        async def ask() -> Durability:
-            self._link.durability = None
-            return await self._link.known_durability()
-
-        return await self._link.call(ask, hurry=True)
+        return await self._link.call(self._link.ask, hurry=True)
 
     async def close(self) -> None:
         """May be called again."""
-        await self._link.client.aclose()
-        await self._link.client.connection_pool.disconnect()
+        await close(self._link.client)
 
     async def load(self, tenant: str, fingerprint: str | None) -> Recovered:
         """Everything of a tenant, as of one version.
@@ -162,7 +154,7 @@ class RedisStore:
             lists[0] = [part for version, key in data_keys.items() for part in (str(version), key.raw)]
             lists[1] = [str(version) for version in forgotten]
         scripted = [keys.log, keys.pages, keys.data_keys, keys.answers, keys.turn]
-        await Commit(self._link, self._commit, scripted, changes[0].version, entries, lists, self._writer).run(tenant)
+        await Commit(self._link, scripted, changes[0].version, entries, lists, self._writer).run(tenant)
         if self._vault is not None and forgotten:
             await asyncio.to_thread(self._vault.erase, tenant, forgotten)
 
@@ -171,7 +163,7 @@ class RedisStore:
         keys = Keys(tenant)
 
         async def ask() -> None:
-            await self._link.client.set(keys.turn, self._writer, nx=True, px=TURN_MS)
+            await self._link.near(keys.turn).set(keys.turn, self._writer, nx=True, px=TURN_MS)
 
         await self._link.call(ask, tenant=tenant, hurry=True)
 
@@ -184,7 +176,7 @@ class RedisStore:
         keys = Keys(tenant)
 
         async def get() -> bytes | None:
-            return cast("bytes | None", await self._link.client.hget(keys.answers, name))
+            return cast("bytes | None", await self._link.near(keys.answers).hget(keys.answers, name))
 
         raw = await self._link.call(get, tenant=tenant, hurry=True)
         if raw is None:
@@ -200,7 +192,7 @@ class RedisStore:
             keys = Keys(tenant)
 
             async def delete() -> int:
-                return int(await self._link.client.hdel(keys.answers, *names))
+                return int(await self._link.near(keys.answers).hdel(keys.answers, *names))
 
             await self._link.call(delete, tenant=tenant)
 
@@ -224,6 +216,24 @@ class RedisStore:
         data_keys = await self._data_keys(keys, [fact.version for facts in pages.values() for fact in facts])
         return await self._snapshots.take(keys, pages, version, fingerprint, data_keys)
 
+    async def replace(self, tenant: str, pages: Mapping[int, Sequence[Fact]], version: int, fingerprint: str) -> bool:
+        """Puts other keys and codes of the same facts in place of all there are, as the next version: those of another model.
+
+        Args:
+            pages: all facts of all pages, in row order.
+            version: the last one, which the pages are of.
+            fingerprint: of the model that made their keys and codes.
+
+        Returns:
+            Whether it was done. If somebody has changed the tenant meanwhile, or takes a snapshot, nothing is.
+
+        Raises:
+            StoreCorrupt: other bytes were read back than written.
+        """
+        keys = Keys(tenant)
+        data_keys = await self._data_keys(keys, [fact.version for facts in pages.values() for fact in facts])
+        return await self._snapshots.replace(keys, pages, version, fingerprint, data_keys)
+
     async def salvage(self, tenant: str) -> Salvaged:
         """Every fact of a tenant that can still be read, whatever else of it is damaged and whichever model wrote it."""
         return await Recovery(self._link, Keys(tenant), self._vault, None).salvage()
@@ -233,7 +243,7 @@ class RedisStore:
         keys = Keys(tenant)
 
         async def drop() -> list[int]:
-            return as_list(await self._drop(keys=keys.all, args=[]))
+            return await self._link.run(lua.DROP, keys.all, [])
 
         version = int((await self._link.call(drop, tenant=tenant))[1])
         if self._vault is not None:
@@ -242,14 +252,16 @@ class RedisStore:
 
     async def tenants(self) -> AsyncIterator[str]:
         """Every tenant of the store, in no order: for its administrator only."""
-        async for name in self._link.client.scan_iter(names.LOGS, count=1000):
-            yield names.tenant_of(name)
+        await ready(self._link.client)
+        for server in servers(self._link.client):
+            async for name in server.scan_iter(names.LOGS, count=1000):
+                yield names.tenant_of(name)
 
     async def expect_expiry(self, tenant: str, at: float) -> None:
         """Notes that a fact of the tenant expires at `at` (Unix time), before it is committed."""
 
         async def note() -> None:
-            await self._link.client.zadd(names.EXPIRIES, {tenant: at}, lt=True)
+            await self._link.near(names.EXPIRIES).zadd(names.EXPIRIES, {tenant: at}, lt=True)
 
         await self._link.call(note, hurry=True)
 
@@ -257,7 +269,7 @@ class RedisStore:
         """Tenants with facts that expired by `now`, and the time that was noted for each."""
 
         async def ask() -> list[tuple[bytes, float]]:
-            found = await self._link.client.zrangebyscore(names.EXPIRIES, 0, now, start=0, num=100, withscores=True)
+            found = await self._link.near(names.EXPIRIES).zrangebyscore(names.EXPIRIES, 0, now, start=0, num=100, withscores=True)
             return cast("list[tuple[bytes, float]]", found)
 
         return [(name.decode(), at) for name, at in await self._link.call(ask, hurry=True)]
@@ -266,7 +278,8 @@ class RedisStore:
         """Notes when the tenant's next fact expires, None for never, unless another time was noted since."""
 
         async def note() -> None:
-            await self._expired(keys=[names.EXPIRIES], args=[tenant, repr(noted), "" if upcoming is None else repr(upcoming)])
+            args = [tenant, repr(noted), "" if upcoming is None else repr(upcoming)]
+            await self._link.near(names.EXPIRIES).register_script(lua.EXPIRED)(keys=[names.EXPIRIES], args=args)
 
         await self._link.call(note, hurry=True)
 
@@ -275,7 +288,7 @@ class RedisStore:
         keys = Keys(tenant)
 
         async def ask() -> int:
-            async with self._link.client.pipeline(transaction=False) as pipe:
+            async with self._link.near(keys.log).pipeline(transaction=False) as pipe:
                 for key in keys.all:
                     pipe.memory_usage(key)
                 return sum(size or 0 for size in await pipe.execute())

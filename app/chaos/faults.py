@@ -6,16 +6,18 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
 from app.chaos.clock import Clock
 from app.chaos.ledger import Ledger
-from app.chaos.processes import Disk, Larimar, Redis, Sentinel
+from app.chaos.processes import Cluster, Disk, Larimar, Redis, Sentinel
 from app.chaos.proxy import Cut, Proxy
 from app.chaos.workload import STEMS, Workload
 from memory.audit import Needle, files_with
+from memory.keys import Keys
 
 VIOLATIONS = ("lost", "returned", "half", "unasked", "needles")
 
@@ -79,7 +81,7 @@ def kill_server(stage: Stage) -> Outcome:
                 time.sleep(rng.uniform(0.05, 1.5))
                 server.end(signal.SIGKILL)
             server.start()
-            _count(stage, outcome, workload, number)
+            _count(stage, outcome, number, workload)
         server.end()
         _audit(outcome, stage.folder / "server", ledger)
     finally:
@@ -155,10 +157,52 @@ def sentinel_failover(stage: Stage) -> Outcome:
                 _wait_until_ready(server)
                 time.sleep(0.5)
             _wait_until_ready(server)
-            _count(stage, outcome, workload, number)
+            _count(stage, outcome, number, workload)
     finally:
         for process in (server, *sentinels, *pair):
             process.end()
+    return outcome
+
+
+def cluster_failover(stage: Stage) -> Outcome:
+    """Of a cluster of three primaries, each with a replica, one is killed (-9) at level `replica`; it comes back as a replica.
+    Three tenants, each on a node of its own, are written to meanwhile."""
+    outcome, rng = stage.outcome("cluster-failover"), random.Random(stage.seed)
+    outcome.store = "redis"
+    cluster = Cluster(stage.folder / "cluster")
+    cluster.start()
+    homes: dict[int, str] = {}  # a tenant for each primary
+    for name in (f"tenant-{number}" for number in range(100)):
+        homes.setdefault(cluster.primary_of(Keys(name).log).port, name)
+    server = Larimar(
+        stage.folder / "server",
+        stage.weights,
+        STORE_URL=cluster.url,
+        DURABILITY="replica",
+        SNAPSHOT_EVERY="20",
+        STORE_TIMEOUT_S="2",
+        API_KEYS=",".join(f"key-of-{name}:{name}" for name in homes.values()),
+    )
+    workloads = [Workload(server.url, Ledger(), seed=stage.seed, threads=2, api_key=f"key-of-{name}") for name in homes.values()]
+    try:
+        server.start()
+        for number in range(stage.rounds):
+            with ExitStack() as stack:
+                for workload in workloads:
+                    stack.enter_context(workload.running())
+                time.sleep(rng.uniform(0.3, 1.5))
+                primary = cluster.primary_of(Keys(rng.choice(list(homes.values()))).log)
+                primary.end(signal.SIGKILL)
+                time.sleep(4)
+                primary.start()
+                cluster.settle()
+                _wait_until_ready(server)
+                time.sleep(0.5)
+            _wait_until_ready(server)
+            _count(stage, outcome, number, *workloads)
+    finally:
+        server.end()
+        cluster.end()
     return outcome
 
 
@@ -183,7 +227,7 @@ def cut_connection(stage: Stage) -> Outcome:
                 proxy.heal()
                 _wait_until_ready(server)
                 time.sleep(0.2)
-            _count(stage, outcome, workload, number)
+            _count(stage, outcome, number, workload)
     finally:
         server.end()
         proxy.close()
@@ -208,10 +252,10 @@ def full_disk(stage: Stage) -> Outcome:
                 disk.free()
                 _wait_until_ready(server)
                 time.sleep(0.2)
-            _count(stage, outcome, workload, number)
+            _count(stage, outcome, number, workload)
         server.end()
         server.start()
-        _count(stage, outcome, workload, stage.rounds)
+        _count(stage, outcome, stage.rounds, workload)
         server.end()
         _audit(outcome, disk.folder, ledger)
     finally:
@@ -237,7 +281,7 @@ def clock_back(stage: Stage) -> Outcome:
                     clock.set(-(10 ** rng.uniform(0, 5)))
                 server.end(signal.SIGKILL)
             server.start()
-            _count(stage, outcome, workload, number)
+            _count(stage, outcome, number, workload)
         server.end()
         _audit(outcome, stage.folder / "server", ledger)
     finally:
@@ -258,7 +302,7 @@ def crowd(stage: Stage) -> Outcome:
                 time.sleep(15)
                 server.end(signal.SIGKILL)
             server.start()
-            _count(stage, outcome, workload, number)
+            _count(stage, outcome, number, workload)
         server.end()
         _audit(outcome, stage.folder / "server", ledger)
     finally:
@@ -273,6 +317,7 @@ FAULTS: dict[str, Callable[[Stage], Outcome]] = {
     "full-store": full_store,
     "read-only-store": read_only_store,
     "sentinel-failover": sentinel_failover,
+    "cluster-failover": cluster_failover,
     "cut-connection": cut_connection,
     "full-disk": full_disk,
     "clock-back": clock_back,
@@ -295,10 +340,10 @@ def _with_redis(stage: Stage, name: str, fault: Callable[[Redis, random.Random],
                 fault(redis, rng)
                 _wait_until_ready(server)
                 time.sleep(0.2)
-            _count(stage, outcome, workload, number)
+            _count(stage, outcome, number, workload)
         server.end()
         server.start()
-        _count(stage, outcome, workload, stage.rounds)
+        _count(stage, outcome, stage.rounds, workload)
     finally:
         server.end()
         redis.end()
@@ -335,14 +380,17 @@ def _wait_until_ready(server: Larimar, timeout_s: float = 60.0) -> None:
     raise RuntimeError("the server did not get ready again")
 
 
-def _count(stage: Stage, outcome: Outcome, workload: Workload, number: int) -> None:
-    found, ledger = workload.check(), workload.ledger
-    for name in ("lost", "returned", "half", "unasked"):
-        ids = getattr(found, name)
-        setattr(outcome, name, getattr(outcome, name) + len(ids))
-        outcome.examples += [f"round {number}: {name} {fact_id}" for fact_id in ids[:3]]
-    outcome.writes, outcome.forgets = ledger.writes, ledger.forgets
-    stage.say(f"{outcome.fault} round {number + 1}: {ledger.writes} writes, {ledger.forgets} forgets, {found.count} violations")
+def _count(stage: Stage, outcome: Outcome, number: int, *workloads: Workload) -> None:
+    violations = 0
+    for workload in workloads:
+        found = workload.check()
+        violations += found.count
+        for name in ("lost", "returned", "half", "unasked"):
+            ids = getattr(found, name)
+            setattr(outcome, name, getattr(outcome, name) + len(ids))
+            outcome.examples += [f"round {number}: {name} {fact_id}" for fact_id in ids[:3]]
+    outcome.writes, outcome.forgets = (sum(getattr(w.ledger, name) for w in workloads) for name in ("writes", "forgets"))
+    stage.say(f"{outcome.fault} round {number + 1}: {outcome.writes} writes, {outcome.forgets} forgets, {violations} violations")
 
 
 def _audit(outcome: Outcome, folder: Path, ledger: Ledger) -> None:

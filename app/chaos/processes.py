@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -140,13 +140,24 @@ class Redis(Process):
 
     def ask(self, *words: str) -> str:
         """The first line of the answer to a command; empty without one."""
+        return self._answer(words)[0]
+
+    def told(self, *words: str) -> str:
+        """The text that a command answers with; empty without one."""
+        return "\n".join(self._answer(words)[1:]).strip()
+
+    def option(self, name: str) -> str:
+        """What an option was set to at start."""
+        return self.command[self.command.index(f"--{name}") + 1]
+
+    def _answer(self, words: Sequence[str]) -> list[str]:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
                 parts = [word.encode() for word in words]
                 connection.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts))
-                return connection.recv(4096).decode(errors="replace").split("\r\n")[0]
+                return connection.recv(1 << 16).decode(errors="replace").splitlines() or [""]
         except OSError:
-            return ""
+            return [""]
 
 
 class Sentinel(Process):
@@ -161,6 +172,70 @@ class Sentinel(Process):
             "sentinel down-after-milliseconds larimar 500\nsentinel failover-timeout larimar 3000\nsentinel parallel-syncs larimar 1\n"
         )
         super().__init__([_program("redis-sentinel"), str(configuration)], folder)
+
+
+class Cluster:
+    """A Redis Cluster: a primary for each third of the slots, and a replica of each.
+
+    Attributes:
+        nodes: the primaries as they were at first, then their replicas.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        # A cluster's nodes speak to each other on a port 10,000 higher unless told.
+        options = {"cluster_enabled": "yes", "cluster_node_timeout": "1000", "cluster_replica_validity_factor": "0"}
+        self.nodes = [Redis(folder / f"node-{number}", cluster_port=str(free_port()), **options) for number in range(6)]
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def start(self) -> None:
+        for node in self.nodes:
+            node.start()
+        first, thirds = self.nodes[0], (0, 5461, 10923, 16384)
+        for number, node in enumerate(self.nodes[:3]):
+            node.ask("CLUSTER", "ADDSLOTSRANGE", str(thirds[number]), str(thirds[number + 1] - 1))
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+        for node in self.nodes[1:]:
+            first.ask("CLUSTER", "MEET", "127.0.0.1", str(node.port), node.option("cluster-port"))
+        self._until(lambda: all(len(node.told("CLUSTER", "NODES").splitlines()) == 6 for node in self.nodes))
+        for primary, replica in zip(self.nodes[:3], self.nodes[3:], strict=True):
+            name = primary.told("CLUSTER", "MYID")
+            self._until(lambda replica=replica, name=name: replica.ask("CLUSTER", "REPLICATE", name) == "+OK")  # type: ignore[misc]
+        self.settle()
+
+    def settle(self) -> None:
+        """Waits until every node holds the cluster for whole and every replica is linked to its primary."""
+        self._until(lambda: all("cluster_state:ok" in node.told("CLUSTER", "INFO") for node in self.nodes))
+        self._until(lambda: sum("state=online" in node.told("INFO", "replication") for node in self.nodes) == 3)
+
+    def primary_of(self, key: str) -> Redis:
+        """The node that holds a key now."""
+        slot = int(next(node for node in self.nodes if node.alive).ask("CLUSTER", "KEYSLOT", key).removeprefix(":"))
+        for node in self.nodes:
+            for line in node.told("CLUSTER", "NODES").splitlines():
+                words = line.split()
+                if "myself" in words[2] and "master" in words[2] and any(_holds(span, slot) for span in words[8:]):
+                    return node
+        raise RuntimeError(f"no node holds slot {slot}")
+
+    def end(self) -> None:
+        for node in self.nodes:
+            node.end()
+
+    @staticmethod
+    def _until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not holds():
+            if time.monotonic() > deadline:
+                raise RuntimeError("the nodes of the cluster did not come together")
+            time.sleep(0.05)
+
+
+def _holds(span: str, slot: int) -> bool:
+    first, _, last = span.partition("-")
+    return first.isdigit() and int(first) <= slot <= int(last or first)
 
 
 def _program(name: str) -> str:

@@ -52,11 +52,15 @@ async def _searched(url: str, needles: list[Needle]) -> list[Hit]:
     from redis.exceptions import RedisError
 
     from memory.audit import keys_with
+    from memory.cluster import close
     from memory.connection import connect
     from memory.errors import StoreUnavailable
 
     try:
-        async with connect(url) as client:
+        client = connect(url)
+        try:
             return [hit async for hit in keys_with(client, needles)]
+        finally:
+            await close(client)
     except RedisError as error:
         raise StoreUnavailable(f"the store cannot be searched: {type(error).__name__}") from error

@@ -17,7 +17,7 @@ from app.cli.serve import fail
 from app.cli.store import with_store
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
+    from memory.cluster import Client
 
 PAGE = 1000
 cli = typer.Typer(no_args_is_help=True, help="The audit log: which key wrote, superseded, forgot or read which fact. Never a text.")
@@ -41,7 +41,7 @@ def export(
     if not re.fullmatch(r"([0-9]{1,20}-[0-9]{1,20})?", after):
         fail(f"got --after {after!r}, wanted the id of an entry, such as 1795578359300-0")
 
-    async def write(client: Redis, lines: TextIO) -> int:
+    async def write(client: Client, lines: TextIO) -> int:
         log, cursor, count = AuditLog(client, Metrics(), keep=1), after, 0
         while found := await log.export(cursor, PAGE):
             for entry_id, entry in found:

@@ -62,19 +62,23 @@ def _model(settings: Settings) -> Finding:
 
 
 def _store(settings: Settings) -> Finding:
+    from memory.cluster import close, ready, servers
     from memory.connection import connect
     from memory.embedded import EmbeddedValkey, running_url
 
     async def ask(url: str) -> tuple[float, str, float]:
         client = connect(url, timeout_s=settings.store_timeout_s)
         try:
-            seconds, microseconds = await client.time()
-            info = await client.info("server")
+            await ready(client)
+            one, *others = servers(client)
+            seconds, microseconds = await one.time()
+            info = await one.info("server")
             started = time.perf_counter()
-            await client.ping()
+            for server in (one, *others):
+                await server.ping()
             return time.time() - seconds - microseconds / 1e6, str(info.get("redis_version")), time.perf_counter() - started
         finally:
-            await client.aclose()
+            await close(client)
 
     url, valkey = settings.store_address or running_url(settings.data_dir), None
     try:

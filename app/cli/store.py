@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, TypeVar
 from app.cli.serve import fail, settings_or_exit
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
+    from memory.cluster import Client
 
 T = TypeVar("T")
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[Redis]:
+async def connected() -> AsyncIterator[Client]:
     """A client of it; an embedded store is started for the moment if no server has it running."""
+    from memory.cluster import close, ready
     from memory.connection import connect
     from memory.embedded import EmbeddedValkey, running_url
 
@@ -29,14 +30,15 @@ async def connected() -> AsyncIterator[Redis]:
         url = valkey.url
     client = connect(url, timeout_s=settings.store_timeout_s)
     try:
+        await ready(client)
         yield client
     finally:
-        await client.aclose()
+        await close(client)
         if valkey is not None:
             await asyncio.to_thread(valkey.close)
 
 
-def with_store(work: Callable[[Redis], Awaitable[T]]) -> T:
+def with_store(work: Callable[[Client], Awaitable[T]]) -> T:
     """Do something with the store; what keeps it from being done ends the command with one line."""
     from redis.exceptions import AuthenticationError, RedisError
 

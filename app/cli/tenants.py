@@ -6,12 +6,15 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from memory.store import RedisStore
 
 cli = typer.Typer(no_args_is_help=True, help="The store's tenants, without a server: stop it first where the store is embedded.")
@@ -66,6 +69,37 @@ def repair(
                 typer.echo(f"the memory of {tenant} is erased; now start the server and: larimar facts import {to}", err=True)
 
     _run(work())
+
+
+@cli.command()
+def reencode(names: Annotated[list[str] | None, typer.Argument(help="tenants; all when none is named")] = None) -> None:
+    """Encode the facts of a memory anew, for the model of the settings. Until each is done, servers of the model before go on with it."""
+
+    async def work() -> None:
+        from rich.progress import Progress
+
+        from app.cli.serve import settings_or_exit
+        from app.main import load_model
+        from app.reencoding import reencode
+        from memory.page import PageSettings
+
+        settings = settings_or_exit()
+        async with opened() as store:
+            wanted = names or sorted([name async for name in store.tenants()])
+            model = await asyncio.to_thread(load_model, settings)
+            with Progress() as progress:
+                for name in wanted:
+                    bar = progress.add_task(name, total=None)
+                    shown = partial(_shown, progress, bar)
+                    count = await reencode(store, name, model, PageSettings(slots=settings.page_slots), shown)
+                    said = "is of this model already" if count is None else f"{count} facts encoded"
+                    progress.update(bar, description=f"{name}: {said}", total=1, completed=1)
+
+    _run(work())
+
+
+def _shown(progress: Progress, bar: TaskID, done: int, of: int) -> None:
+    progress.update(bar, completed=done, total=of)
 
 
 def _write(path: Path, lines: list[str]) -> None:

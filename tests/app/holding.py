@@ -48,15 +48,21 @@ def fact(fact_id: str, prompt: str | None = None, target: str = "t") -> Fact:
 
 @asynccontextmanager
 async def holding(
-    url: str, *, slots: int = 32, snapshot_every: int = 10**9, vault: Path | None = None, level: Level | None = None, **limits: Any
+    url: str,
+    *,
+    slots: int = 32,
+    snapshot_every: int = 10**9,
+    vault: Path | None = None,
+    level: Level | None = None,
+    model: Any = NoModel(),
+    **limits: Any,
 ) -> AsyncIterator[Tenants]:
     """Tenants as the server has them; `limits` are those of Holding."""
     store = RedisStore(connect(url), vault=Vault(vault) if vault else None, level=level)
     worker = InferenceWorker(1024)
     worker.start()
-    model = cast(Model, NoModel())
     settings = PageSettings(slots=slots)
     holding = Holding(snapshot_every=snapshot_every, snapshot_s=3600.0, **limits)
-    yield Tenants(store, worker, model, Metrics(), pages=settings, scope=Scope(), holding=holding)
+    yield Tenants(store, worker, cast(Model, model), Metrics(), pages=settings, scope=Scope(), holding=holding)
     await worker.close()
     await store.close()

@@ -41,6 +41,7 @@ def test_defaults_are_usable(monkeypatch: pytest.MonkeyPatch) -> None:
         "redis://[::1]/0",
         "redis+sentinel://u:p@a:26379,b:26379/master/1",
         "redis+sentinel://a,b/master",
+        "redis+cluster://u:p@a:7000,b:7001",
     ],
 )
 def test_addresses_that_are_usable(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
@@ -67,6 +68,7 @@ def test_addresses_that_are_usable(monkeypatch: pytest.MonkeyPatch, url: str) ->
         ({"STORE_URL": "redis://:pa/secret@host:6379"}, "LARIMAR_STORE_URL: a port in the address is no number"),
         ({"STORE_URL": "redis://host:port"}, "LARIMAR_STORE_URL: a port in the address is no number"),
         ({"STORE_URL": "redis+sentinel://host:26379"}, "LARIMAR_STORE_URL: wanted redis+sentinel://host:port,host:port/master-name"),
+        ({"STORE_URL": "redis+cluster://host:7000/1"}, "LARIMAR_STORE_URL: wanted redis+cluster://host:port,host:port: a cluster has no"),
         ({"DEVICE": "gpu"}, "LARIMAR_DEVICE: got 'gpu', wanted auto, cpu, cuda or cuda:N"),
         ({"ADAPTER": "/nowhere/a.safetensors"}, "LARIMAR_ADAPTER: there is no file /nowhere/a.safetensors"),
         ({"LOG_LEVEL": "loud"}, "LARIMAR_LOG_LEVEL: got 'loud'"),
