@@ -370,19 +370,14 @@ class EpisodicMemory:
     def snapshot(self) -> dict[int, list[Fact]]:
         """The facts of the pages changed since the last snapshot, rows first, as of this version. These pages are solved
         afresh when they are next asked, as those of a memory that is restored from the snapshot will be."""
-        pages: dict[int, list[Fact]] = {}
-        for index in sorted(self._dirty):
-            sheet = self._sheets[index]
-            sheet.page.settle()
-            pages[index] = self._laid_on(index)
-        return pages
+        for index in self._dirty:
+            self._sheets[index].page.settle()
+        return self.laid(self._dirty)
 
-    def laid(self) -> dict[int, list[Fact]]:
-        """The facts of all pages, rows first."""
-        return {index: self._laid_on(index) for index in sorted(self._sheets)}
-
-    def _laid_on(self, index: int) -> list[Fact]:
-        return [self._register.get(fact_id) for fact_id in self._sheets[index].ids] + self._register.history_of(index)
+    def laid(self, pages: Collection[int] | None = None) -> dict[int, list[Fact]]:
+        """The facts of some pages or of all, rows first."""
+        chosen = sorted(self._sheets if pages is None else pages)
+        return {page: [self._register.get(row) for row in self._sheets[page].ids] + self._register.history_of(page) for page in chosen}
 
     def mark_stored(self, pages: Collection[int], version: int) -> None:
         """These pages were stored as of `version`."""

@@ -6,64 +6,17 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
 from app.chaos.clock import Clock
+from app.chaos.failovers import cluster_failover, sentinel_failover
 from app.chaos.ledger import Ledger
-from app.chaos.processes import Cluster, Disk, Larimar, Redis, Sentinel
+from app.chaos.processes import Disk, Larimar, Redis
 from app.chaos.proxy import Cut, Proxy
+from app.chaos.stage import Outcome, Stage, count, wait_until_ready
 from app.chaos.workload import STEMS, Workload
 from memory.audit import Needle, files_with
-from memory.keys import Keys
-
-VIOLATIONS = ("lost", "returned", "half", "unasked", "needles")
-
-
-@dataclass
-class Outcome:
-    """What a fault did, over all its rounds."""
-
-    fault: str
-    store: str
-    rounds: int
-    seed: int
-    writes: int = 0
-    forgets: int = 0
-    lost: int = 0
-    returned: int = 0
-    half: int = 0
-    unasked: int = 0
-    needles: int = 0
-    seconds: float = 0.0
-    examples: list[str] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        return not any(getattr(self, name) for name in VIOLATIONS) and self.writes > 0
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where a fault is made.
-
-    Attributes:
-        folder: empty; all files of the run.
-        weights: folder of converted weights.
-        store: `embedded` or `redis`.
-    """
-
-    folder: Path
-    weights: Path
-    store: str
-    rounds: int
-    seed: int
-    say: Callable[[str], None]
-
-    def outcome(self, fault: str) -> Outcome:
-        return Outcome(fault, self.store, self.rounds, self.seed)
 
 
 def kill_server(stage: Stage) -> Outcome:
@@ -81,7 +34,7 @@ def kill_server(stage: Stage) -> Outcome:
                 time.sleep(rng.uniform(0.05, 1.5))
                 server.end(signal.SIGKILL)
             server.start()
-            _count(stage, outcome, number, workload)
+            count(stage, outcome, number, workload)
         server.end()
         _audit(outcome, stage.folder / "server", ledger)
     finally:
@@ -129,83 +82,6 @@ def read_only_store(stage: Stage) -> Outcome:
     return _with_redis(stage, "read-only-store", demote)
 
 
-def sentinel_failover(stage: Stage) -> Outcome:
-    """The master of a pair watched by three sentinels is killed (-9) at level `replica`; it comes back as a replica."""
-    outcome, ledger, rng = stage.outcome("sentinel-failover"), Ledger(), random.Random(stage.seed)
-    pair = [Redis(stage.folder / f"redis-{number}") for number in range(2)]
-    for redis in pair:
-        redis.start()
-    pair[1].ask("REPLICAOF", "127.0.0.1", str(pair[0].port))
-    sentinels = [Sentinel(stage.folder / f"sentinel-{number}", pair[0], quorum=2) for number in range(3)]
-    for sentinel in sentinels:
-        sentinel.start()
-    addresses = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
-    server = Larimar(
-        stage.folder / "server", stage.weights, STORE_URL=f"redis+sentinel://{addresses}/larimar", DURABILITY="replica"
-    )
-    workload = Workload(server.url, ledger, seed=stage.seed)
-    try:
-        time.sleep(3)  # the sentinels find each other and the replica
-        server.start()
-        for number in range(stage.rounds):
-            master = next(redis for redis in pair if redis.ask("ROLE") and _is_master(redis))
-            with workload.running():
-                time.sleep(rng.uniform(0.3, 1.5))
-                master.end(signal.SIGKILL)
-                time.sleep(4)
-                master.start()
-                _wait_until_ready(server)
-                time.sleep(0.5)
-            _wait_until_ready(server)
-            _count(stage, outcome, number, workload)
-    finally:
-        for process in (server, *sentinels, *pair):
-            process.end()
-    return outcome
-
-
-def cluster_failover(stage: Stage) -> Outcome:
-    """Of a cluster of three primaries, each with a replica, one is killed (-9) at level `replica`; it comes back as a replica.
-    Three tenants, each on a node of its own, are written to meanwhile."""
-    outcome, rng = stage.outcome("cluster-failover"), random.Random(stage.seed)
-    outcome.store = "redis"
-    cluster = Cluster(stage.folder / "cluster")
-    cluster.start()
-    homes: dict[int, str] = {}  # a tenant for each primary
-    for name in (f"tenant-{number}" for number in range(100)):
-        homes.setdefault(cluster.primary_of(Keys(name).log).port, name)
-    server = Larimar(
-        stage.folder / "server",
-        stage.weights,
-        STORE_URL=cluster.url,
-        DURABILITY="replica",
-        SNAPSHOT_EVERY="20",
-        STORE_TIMEOUT_S="2",
-        API_KEYS=",".join(f"key-of-{name}:{name}" for name in homes.values()),
-    )
-    workloads = [Workload(server.url, Ledger(), seed=stage.seed, threads=2, api_key=f"key-of-{name}") for name in homes.values()]
-    try:
-        server.start()
-        for number in range(stage.rounds):
-            with ExitStack() as stack:
-                for workload in workloads:
-                    stack.enter_context(workload.running())
-                time.sleep(rng.uniform(0.3, 1.5))
-                primary = cluster.primary_of(Keys(rng.choice(list(homes.values()))).log)
-                primary.end(signal.SIGKILL)
-                time.sleep(4)
-                primary.start()
-                cluster.settle()
-                _wait_until_ready(server)
-                time.sleep(0.5)
-            _wait_until_ready(server)
-            _count(stage, outcome, number, *workloads)
-    finally:
-        server.end()
-        cluster.end()
-    return outcome
-
-
 def cut_connection(stage: Stage) -> Outcome:
     """The connection between server and Redis drops, is silent for longer than the server waits, or ends in mid-command."""
     outcome, rng, ledger = stage.outcome("cut-connection"), random.Random(stage.seed), Ledger()
@@ -225,9 +101,9 @@ def cut_connection(stage: Stage) -> Outcome:
                 proxy.start(cuts[number % len(cuts)])
                 time.sleep(rng.uniform(0.2, 2.0))
                 proxy.heal()
-                _wait_until_ready(server)
+                wait_until_ready(server)
                 time.sleep(0.2)
-            _count(stage, outcome, number, workload)
+            count(stage, outcome, number, workload)
     finally:
         server.end()
         proxy.close()
@@ -250,12 +126,12 @@ def full_disk(stage: Stage) -> Outcome:
                 disk.fill()
                 time.sleep(rng.uniform(0.5, 2.0))
                 disk.free()
-                _wait_until_ready(server)
+                wait_until_ready(server)
                 time.sleep(0.2)
-            _count(stage, outcome, number, workload)
+            count(stage, outcome, number, workload)
         server.end()
         server.start()
-        _count(stage, outcome, stage.rounds, workload)
+        count(stage, outcome, stage.rounds, workload)
         server.end()
         _audit(outcome, disk.folder, ledger)
     finally:
@@ -281,7 +157,7 @@ def clock_back(stage: Stage) -> Outcome:
                     clock.set(-(10 ** rng.uniform(0, 5)))
                 server.end(signal.SIGKILL)
             server.start()
-            _count(stage, outcome, number, workload)
+            count(stage, outcome, number, workload)
         server.end()
         _audit(outcome, stage.folder / "server", ledger)
     finally:
@@ -302,7 +178,7 @@ def crowd(stage: Stage) -> Outcome:
                 time.sleep(15)
                 server.end(signal.SIGKILL)
             server.start()
-            _count(stage, outcome, number, workload)
+            count(stage, outcome, number, workload)
         server.end()
         _audit(outcome, stage.folder / "server", ledger)
     finally:
@@ -338,12 +214,12 @@ def _with_redis(stage: Stage, name: str, fault: Callable[[Redis, random.Random],
             with workload.running():
                 time.sleep(rng.uniform(0.05, 1.0))
                 fault(redis, rng)
-                _wait_until_ready(server)
+                wait_until_ready(server)
                 time.sleep(0.2)
-            _count(stage, outcome, number, workload)
+            count(stage, outcome, number, workload)
         server.end()
         server.start()
-        _count(stage, outcome, stage.rounds, workload)
+        count(stage, outcome, stage.rounds, workload)
     finally:
         server.end()
         redis.end()
@@ -354,43 +230,6 @@ def _kill_and_start(redis: Redis, rng: random.Random) -> None:
     redis.end(signal.SIGKILL)
     time.sleep(rng.uniform(0.0, 0.3))
     redis.start()
-
-
-def _is_master(redis: Redis) -> bool:
-    import redis as client
-
-    with client.Redis(port=redis.port, socket_timeout=2) as connection:
-        try:
-            return bool(connection.role()[0] == b"master")
-        except client.RedisError:
-            return False
-
-
-def _wait_until_ready(server: Larimar, timeout_s: float = 60.0) -> None:
-    import httpx
-
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{server.url}/health/ready", timeout=10).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    raise RuntimeError("the server did not get ready again")
-
-
-def _count(stage: Stage, outcome: Outcome, number: int, *workloads: Workload) -> None:
-    violations = 0
-    for workload in workloads:
-        found = workload.check()
-        violations += found.count
-        for name in ("lost", "returned", "half", "unasked"):
-            ids = getattr(found, name)
-            setattr(outcome, name, getattr(outcome, name) + len(ids))
-            outcome.examples += [f"round {number}: {name} {fact_id}" for fact_id in ids[:3]]
-    outcome.writes, outcome.forgets = (sum(getattr(w.ledger, name) for w in workloads) for name in ("writes", "forgets"))
-    stage.say(f"{outcome.fault} round {number + 1}: {outcome.writes} writes, {outcome.forgets} forgets, {violations} violations")
 
 
 def _audit(outcome: Outcome, folder: Path, ledger: Ledger) -> None:

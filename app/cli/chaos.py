@@ -20,8 +20,9 @@ def chaos(
     report: Annotated[Path | None, typer.Option("--json", help="write the outcomes to this file")] = None,
 ) -> None:
     """Make faults in servers of this machine, and check that nothing acknowledged is lost and nothing forgotten returns."""
-    from app.chaos.faults import FAULTS, Stage
+    from app.chaos.faults import FAULTS
     from app.chaos.processes import Missing
+    from app.chaos.stage import Stage
     from app.cli.serve import settings_or_exit
 
     named = faults or list(FAULTS)

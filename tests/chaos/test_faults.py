@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from app.chaos.faults import FAULTS, Stage
+from app.chaos.faults import FAULTS
 from app.chaos.ledger import Ledger
 from app.chaos.processes import Missing
+from app.chaos.stage import Stage
 from app.settings import Settings
 
 
