@@ -23,7 +23,12 @@ lint: $(VENV)/.installed ## ruff and mypy
 	@$(BIN)/ruff check app memory models tests
 	@$(BIN)/mypy
 
-test: lint ## everything: lint, unit, service and model tests
+.frameworks/.installed: tests/frameworks/requirements.txt
+	@test -d .frameworks || $(PYTHON) -m venv .frameworks
+	@echo "installing LangChain and LlamaIndex into .frameworks, for their tests (once)"
+	@.frameworks/bin/python -m pip install --quiet --disable-pip-version-check -r $< && touch $@ || rm -rf .frameworks
+
+test: lint .frameworks/.installed ## everything: lint, unit, service and model tests
 	@$(BIN)/larimar models fetch
 	@$(BIN)/python -m pytest
 
@@ -68,5 +73,5 @@ lock: ## write requirements.lock from a fresh environment, and docker/requiremen
 	@rm -rf .lock
 
 clean: ## remove the environment and caches
-	@rm -rf $(VENV) .lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .lock .frameworks build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find app memory models tests docker -name __pycache__ -type d -prune -exec rm -rf {} +
