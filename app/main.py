@@ -44,6 +44,7 @@ def load_model(settings: Settings) -> Model:
         settings.weights_dir,
         lambda text: log.info("model", step=text),
         update=settings.encoder_update,
+        judge=settings.judge,
     )
 
 

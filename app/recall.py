@@ -19,7 +19,7 @@ from models.model import Model
 
 def scope_of(model: Model, threshold: float | None = None) -> Scope:
     """The detector for a model's keys; a threshold of one's own holds for any number of facts."""
-    scope = Scope(meaning=model.encoder.meaning_dim)
+    scope = Scope(meaning=model.encoder.meaning_dim, judge=model.judge)
     return scope if threshold is None else replace(scope, threshold=threshold, rise=0.0)
 
 

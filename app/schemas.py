@@ -28,6 +28,18 @@ class FactIn(Body):
     )
 
 
+class TextIn(Body):
+    """Running text; each of its sentences becomes a fact."""
+
+    text: str = Field(max_length=20_000, examples=["Acme Rockets was founded in 1998. Its office is in Flagstaff."])
+    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,58}$")] | None = Field(
+        None, description="its facts are ID.1, ID.2, …; without it they get ULIDs"
+    )
+    metadata: dict[str, Scalar] = Field(default_factory=dict, max_length=31, description="of each fact, beside `text`, which groups them")
+    ttl_s: float | None = Field(None, gt=0, le=3_155_760_000, description="seconds until the facts are forgotten by themselves")
+    on_conflict: Literal["supersede", "error", "version"] = "supersede"
+
+
 class UpdateTimings(BaseModel):
     encode_ms: float = 0.0
     solve_ms: float

@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     decoder: str = Field("smollm2-135m", min_length=1, description="A registered decoder, a local folder or a hub name.")
     adapter: Path | None = Field(None, description="Adapter file; empty: the one shipped for the decoder.")
     encoder_update: Path | None = Field(None, description="Low-rank update of the encoder, a file; empty: the one shipped.")
+    judge: Path | None = Field(None, description="Weights of the judge, which scope asks in doubt, a file; empty: those shipped.")
     page_slots: int = Field(512, ge=1, le=4096, description="Facts a page of the memory holds at most.")
     scope_threshold: float | None = Field(None, ge=-1, le=2, description="Score from which a prompt is in scope; empty: calibrated.")
     api_keys: str = Field("", repr=False, description="Static keys, `key:tenant,…`, each of 8 characters or more.")
@@ -85,12 +86,12 @@ class Settings(BaseSettings):
     admin_host: str = Field("127.0.0.1", description="Address of the admin port.")
     log_level: str = Field("info", description="`debug`, `info`, `warning`, `error` or `critical`.")
 
-    @field_validator("adapter", "encoder_update", "models_dir", "scope_threshold", "admin_port", mode="before")
+    @field_validator("adapter", "encoder_update", "judge", "models_dir", "scope_threshold", "admin_port", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
 
-    @field_validator("adapter", "encoder_update")
+    @field_validator("adapter", "encoder_update", "judge")
     @classmethod
     def _adapter_exists(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():

@@ -28,6 +28,18 @@ _WANTS = {
 }
 
 
+_ASKS = frozenset(
+    "who whom whose what when where which why how is are was were does do did can could will would has have tell give name find "
+    "show remind say state please".split()
+)
+
+
+def is_question(text: str) -> bool:
+    """Whether a text asks or requests, in place of being a statement to complete."""
+    first = re.search(r"[^\W\d_]+", text)
+    return text.rstrip().endswith("?") or (first is not None and first.group().casefold().split("'")[0] in _ASKS)
+
+
 def wants(text: str) -> frozenset[str]:
     """Kinds of answer that the words of a question or statement ask for: `person`, `time`, `place`, `number`; mostly none or one."""
     folded = text.casefold()

@@ -11,6 +11,11 @@
                                                       asks in really different words is far from the fact's words, too,
                                                       and yet near in meaning; at most what the likeness lacks
           − 0.25 · misfit                             the query wants another kind of answer ("who" does not fit a date)
+          + 0.05 · judgement, in [−4, 4]              log-odds of the judge, which reads both side by side: asked where the score
+                                                      leaves doubt, if the query is a question, or in the fact's frame
+
+A fact may be a whole sentence that holds its answer (a text taught sentence by sentence): then what it says beyond the query counts
+for nothing, and agreement, three fifths of it, is that all of the query's names are in it.
 
 In scope iff the score reaches a threshold that rises with the number of facts, since the nearest of many is nearer by
 chance. How the constants were chosen is in docs/experiments.md.
@@ -19,13 +24,13 @@ chance. How the constants were chosen is in docs/experiments.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from memory.contrast import contrasts
-from memory.expectation import misfits
+from memory.expectation import is_question, misfits
 from memory.fact import Fact
 from memory.frame import shared_frame
 from memory.names import content, lacking, names, sequence, words
@@ -50,11 +55,15 @@ class Scope:
         threshold: for one fact.
         rise: how much higher it is for many.
         conflict, agreement, frame, whole_frame, news, misfit: weights of the score's terms.
+        stated: share of the agreement for facts that are whole sentences.
+        judgement: weight of the judge's log-odds, which count up to `sure` either way.
+        judged_frame: how much common frame has a statement judged.
         candidates: how many of the nearest facts are looked at.
         meaning: width of the keys' first part, the sentence vector. 0: the likeness is the keys' cosine.
+        judge: the log-odds of each (fact's prompt, query) that both want the same answer; None: nobody is asked.
     """
 
-    threshold: float = 0.61
+    threshold: float = 0.605
     rise: float = 0.07
     conflict: float = 0.15
     agreement: float = 0.20
@@ -62,8 +71,13 @@ class Scope:
     whole_frame: float = 0.50
     news: float = 0.14
     misfit: float = 0.25
+    stated: float = 0.6
+    judgement: float = 0.05
+    sure: float = 4.0
+    judged_frame: float = 0.7
     candidates: int = 4
     meaning: int = 0
+    judge: Callable[[Sequence[tuple[str, str]]], list[float]] | None = None
 
     def threshold_for(self, facts: int) -> float:
         return self.threshold + self.rise * (1.0 - 1.0 / math.sqrt(max(1, facts)))
@@ -75,12 +89,15 @@ class Scope:
         named = names(prompt)
         asked_names = names(query)
         ours, theirs = lacking(asked_names, stored), lacking(named, asked)
+        stated = words(target) <= stored  # the fact is a whole sentence, its answer included: who asks says less, and must not say other
+        if stated:
+            named, theirs = asked_names, ours
         score = likeness
         conflict = bool(ours and theirs) or contrasts(asked, stored)
         if conflict:
             score -= self.conflict
         elif named and not ours and not theirs:
-            score += self.agreement
+            score += self.agreement * (self.stated if stated else 1.0)
         about, stored_about = content(query), content(prompt)
         new, missing = lacking(about, stored_about), lacking(stored_about, about)
         if conflict or (new and missing):
@@ -112,10 +129,27 @@ class Scope:
         """
         threshold = self.threshold_for(facts) if threshold is None else threshold
         best, highest, asked = ScopeDecision(False, -1.0, threshold, 0.0, None), (False, -math.inf), sequence(query)
-        for fact, similarity in candidates:
-            likeness = similarity if key is None else self.likeness(key, fact, similarity)
-            score = self.score(query, fact.prompt, fact.target, likeness)
+        likenesses = [similarity if key is None else self.likeness(key, fact, similarity) for fact, similarity in candidates]
+        scores = [self.score(query, fact.prompt, fact.target, like) for (fact, _), like in zip(candidates, likenesses, strict=True)]
+        self._judge(query, [fact for fact, _ in candidates], scores, threshold)
+        for (fact, similarity), score in zip(candidates, scores, strict=True):
             rank = (sequence(fact.prompt) == asked, score)  # no other fact comes before the one whose own words these are
             if best.fact is None or rank > highest:
                 best, highest = ScopeDecision(score >= threshold, score, threshold, similarity, fact), rank
         return best
+
+    def _judge(self, query: str, facts: Sequence[Fact], scores: list[float], threshold: float) -> None:
+        """Adds the judgement to the scores that it may decide."""
+        if self.judge is None:
+            return
+        asks, asked = is_question(query), sequence(query)
+        doubtful = [
+            number
+            for number, fact in enumerate(facts)
+            if scores[number] > threshold - self.judgement * self.sure
+            and sequence(fact.prompt) != asked
+            and (asks or shared_frame(query, fact.prompt) >= self.judged_frame)
+        ]
+        if doubtful:
+            for number, odds in zip(doubtful, self.judge([(facts[at].prompt, query) for at in doubtful]), strict=True):
+                scores[number] += self.judgement * max(-self.sure, min(self.sure, odds))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +38,7 @@ class Adapter:
         tensors = {f"prefix.{k}": v for k, v in self.prefix.state_dict().items()}
         tensors |= {"code.mean": self.mean, "code.projection": self.projection, "encoder.idf": self.idf}
         about = json.dumps(self.about)
-        archive.write(path, tensors, {"format": FORMAT, "about": about, "sha256": _digest(about, tensors)})
+        archive.write(path, tensors, {"format": FORMAT, "about": about, "sha256": archive.digest(tensors, about)})
 
     @classmethod
     def load(cls, path: Path, decoder: str) -> Adapter:
@@ -52,7 +51,7 @@ class Adapter:
             raise AdapterMissing(decoder, train_command(decoder))
         tensors, metadata = archive.read(path, FORMAT)
         about = metadata.get("about", "")
-        if metadata.get("sha256", wanted := _digest(about, tensors)) != wanted:  # the first adapters carry no checksum
+        if metadata.get("sha256", wanted := archive.digest(tensors, about)) != wanted:  # the first adapters carry no checksum
             raise AdapterCorrupt(f"{path} is damaged: its checksum differs")
         state = {k.removeprefix("prefix."): v for k, v in tensors.items() if k.startswith("prefix.")}
         try:
@@ -71,15 +70,6 @@ class Adapter:
     @property
     def fingerprint_parts(self) -> list[Tensor]:
         return [self.mean, self.projection, self.idf, *(v for _, v in sorted(self.prefix.state_dict().items()))]
-
-
-def _digest(about: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(about.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def shipped(decoder: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,3 +32,13 @@ def read(path: Path, wanted: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     if header.get("format") != wanted:
         raise AdapterCorrupt(f"{path} has format {header.get('format')!r}, wanted {wanted!r}")
     return tensors, header
+
+
+def digest(tensors: Mapping[str, Tensor], about: str = "") -> str:
+    """SHA-256 over a text, and over tensors by name, dtype, shape and bytes."""
+    found = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        tensor = tensor.detach().cpu().contiguous()
+        found.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        found.update(tensor.numpy().tobytes())
+    return found.hexdigest()

@@ -47,7 +47,7 @@ class BertTrunk:
     def __init__(self, model: Any) -> None:
         self.heads = int(model.config.num_attention_heads)
         self._words, self._places = model.embeddings.word_embeddings, model.embeddings.position_embeddings
-        self._kind: Tensor = model.embeddings.token_type_embeddings.weight[0].detach()  # (d,)
+        self._kinds: Tensor = model.embeddings.token_type_embeddings.weight.detach()  # (2, d): of a first and of a second text
         self._before = _norm(model.embeddings.LayerNorm)
         self._layers = [self._pack(layer) for layer in model.encoder.layer]
 
@@ -71,13 +71,22 @@ class BertTrunk:
             _norm(layer.output.LayerNorm),
         )
 
-    @torch.inference_mode()
     def means(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Token ids of n texts to the means of their outputs, (n, d)."""
+        return torch.stack([rows.mean(0) for rows in self.outputs(texts)])
+
+    @torch.inference_mode()
+    def outputs(self, texts: Sequence[Sequence[int]], kinds: Sequence[Sequence[int]] | None = None) -> Sequence[Tensor]:
+        """Token ids of n texts to their outputs, (T, d) each.
+
+        Args:
+            kinds: of each token, 0 for those of a first and 1 for those of a second text; all 0 without it.
+        """
         lengths = [len(text) for text in texts]
         words = torch.tensor([token for text in texts for token in text])
         places = torch.cat([torch.arange(length) for length in lengths])
-        x = pad(self._before(self._words(words) + self._kind + self._places(places)))  # (M, d)
+        kind = self._kinds[0] if kinds is None else self._kinds[torch.tensor([k for row in kinds for k in row])]
+        x = pad(self._before(self._words(words) + kind + self._places(places)))  # (M, d)
         heard = torch.zeros_like(x)
         for layer in self._layers:
             qkv = layer.qkv(x)  # (M, 3 d)
@@ -87,7 +96,7 @@ class BertTrunk:
                 start += length
             x = layer.after_attention(layer.out.add_to(x, heard))
             x = layer.after_mlp(layer.fall.add_to(x, gelu(layer.rise(x))))
-        return torch.stack([rows.mean(0) for rows in torch.split(x[: len(words)], lengths)])
+        return torch.split(x[: len(words)], lengths)
 
     def _attend(self, qkv: Tensor, heard: Tensor) -> None:
         """Attention within one text: (T, 3 d) into (T, d)."""

@@ -17,12 +17,14 @@ from models.decoder import Decoder, Forced, Generation, Sampling
 from models.device import pick
 from models.encoder import Encoder
 from models.errors import EmptyText, ModelError, PromptTooLong, TargetTooLong
+from models.judge import Judge
 from models.parts import Parts
 from models.pointer import Pointer, listed
 from models.sentences import clean, questions, split
 from models.sequence import TextSequence
 
 MAX_FACT_PROMPT_TOKENS = 256  # the encoder reads no more
+PIECES = 4  # prefixes of a target at most, one behind the other, each of as many tokens as the adapter has positions
 
 
 Readouts = Tensor | Sequence[Tensor] | None  # of one fact, of several, or of none
@@ -68,12 +70,13 @@ class Model:
 
     Args:
         encoder, decoder, adapter: loaded parts that belong together (Adapter.check).
+        judge: what scope asks in doubt; None: nothing.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, adapter: Adapter) -> None:
-        self.encoder, self.decoder, self.adapter = encoder, decoder, adapter
+    def __init__(self, encoder: Encoder, decoder: Decoder, adapter: Adapter, judge: Judge | None = None) -> None:
+        self.encoder, self.decoder, self.adapter, self.judge = encoder, decoder, adapter, judge
         self.prefix = adapter.prefix.to(decoder.device)
-        self.code = SlotCode(adapter.mean, adapter.projection, decoder.embedding.weight, len(adapter.prefix.position))
+        self.code = SlotCode(adapter.mean, adapter.projection, decoder.embedding.weight, PIECES * len(adapter.prefix.position))
         self.name, self.device = decoder.name, decoder.device
         self.key_dim = encoder.key_dim
         self.max_prompt_tokens, self.max_target_tokens = MAX_FACT_PROMPT_TOKENS, self.code.max_slots
@@ -93,6 +96,7 @@ class Model:
         say: Callable[[str], None] = silent,
         *,
         update: Path | None = None,
+        judge: Path | None = None,
         release: bool = True,
     ) -> Model:
         """Locate, check and load all parts.
@@ -103,7 +107,7 @@ class Model:
             device: `auto`, `cpu`, `cuda`, `cuda:N`.
             cache: folder of converted weights.
             say: told about long steps.
-            update: file with the encoder's low-rank update; None is the shipped one.
+            update, judge: files of the encoder's low-rank update and of the judge; None is the shipped one.
             release: free what only transformers' own forward needs (Decoder.release).
 
         Raises:
@@ -111,14 +115,14 @@ class Model:
         """
         where = pick(device)
         hush()
-        found = Parts.find(decoder, adapter, update, cache, say)
+        found = Parts.find(decoder, adapter, update, judge, cache, say)
         say(f"loading {decoder} on {where}")
         of, fitted = found.encoder, found.adapter
         reader = Encoder.load(of.folder, where, idf=fitted.idf, fingerprint=of.fingerprint, update=found.update)
         loaded = Decoder.load(found.decoder.folder, where, fingerprint=found.decoder.fingerprint, name=decoder)
         if release:
             loaded.release()
-        return cls(reader, loaded, fitted)
+        return cls(reader, loaded, fitted, Judge.load(of.folder, where, found.judge))
 
     def encode_fact(self, prompt: str, target: str) -> tuple[Tensor, Tensor]:
         """Address key (D,) and value code (W,) of a fact, float32 on the CPU.
@@ -177,9 +181,11 @@ class Model:
 
     @torch.inference_mode()
     def soft_tokens(self, readouts: Readouts) -> Tensor | None:
-        """Readouts (W,) to their prefixes (P, d), one after the other; None for none, or none that holds a token."""
-        answers = self._answers(readouts)
-        return torch.cat([self.prefix(self.decoder.embed(tokens)) for tokens in answers]) if answers else None
+        """Readouts (W,) to their prefixes (P, d), one after the other; None for none, or none that holds a token. What is longer
+        than a prefix takes several."""
+        size = len(self.adapter.prefix.position)
+        pieces = [tokens[at : at + size] for tokens in self._answers(readouts) for at in range(0, len(tokens), size)]
+        return torch.cat([self.prefix(self.decoder.embed(tokens)) for tokens in pieces]) if pieces else None
 
     def pointer(self, readouts: Readouts) -> Pointer | None:
         """What holds a text to its readouts; None for none."""

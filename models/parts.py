@@ -9,6 +9,7 @@ from pathlib import Path
 from models import adapter as adapters
 from models import weights
 from models.adapter import Adapter
+from models.judge import JudgeUpdate
 from models.lora import LowRank
 from models.weights import Weights
 
@@ -17,20 +18,23 @@ ENCODER = "minilm-l6"
 
 @dataclass(frozen=True)
 class Parts:
-    """Attributes: update: of the encoder."""
+    """Attributes: update: of the encoder; judge: what was trained for it."""
 
     decoder: Weights
     encoder: Weights
     adapter: Adapter
     update: LowRank
+    judge: JudgeUpdate
 
     @classmethod
-    def find(cls, decoder: str, adapter: Path | None, update: Path | None, cache: Path, say: Callable[[str], None]) -> Parts:
+    def find(
+        cls, decoder: str, adapter: Path | None, update: Path | None, judge: Path | None, cache: Path, say: Callable[[str], None]
+    ) -> Parts:
         """Locate all parts.
 
         Args:
             decoder: registered name, folder or hub name.
-            adapter, update: files; None is the shipped one.
+            adapter, update, judge: files; None is the shipped one.
             cache: folder of converted weights.
             say: told about long steps.
 
@@ -46,4 +50,6 @@ class Parts:
         )
         refined = LowRank.load(update or adapters.shipped(ENCODER))
         refined.check(encoder_weights.fingerprint)
-        return cls(decoder_weights, encoder_weights, fitted, refined)
+        judging = JudgeUpdate.load(judge or adapters.shipped(f"{ENCODER}-judge"))
+        judging.check(encoder_weights.fingerprint)
+        return cls(decoder_weights, encoder_weights, fitted, refined, judging)

@@ -33,6 +33,10 @@ _LISTED = re.compile(
 # What a first clause says besides its subject.
 _SUBJECT = re.compile(rf"^(?:(?:and|so|please|tell me|do you know)\s+)*(?:(?:{_ASKING}|the|of)\s+)+", re.IGNORECASE)
 _NAMED_LAST = re.compile(r"\s(?<!\bthe\s)([A-Z0-9][\w'’.&-]*(?:\s+(?:(?:of|the|de|von|van|&)\s+)*[A-Z0-9][\w'’.&-]*)*)[?.]?$")
+_NAMED_FIRST = re.compile(r"(?:The\s+)?[A-Z0-9][\w'’.&-]*(?:\s+(?:(?:of|the|de|von|van|&)\s+)*[A-Z0-9][\w'’.&-]*)*")
+_HEADING = re.compile(r"^\s*#+\s")
+_THEY = re.compile(r"^(?:It|They|He|She)\b")
+_THEIRS = re.compile(r"^(?:Its|Their|His|Her)\b")
 _PRONOUN = re.compile(r"\b(?:it|its|they|them|their|he|him|his|she|her|(?<!\bis )(?<!\bare )(?<!\bwas )(?<!\bwere )there)\b", re.IGNORECASE)
 
 
@@ -66,6 +70,18 @@ def questions(prompt: str) -> list[str]:
     while parts and (parts[-1].endswith("?") or not asked):
         asked[:0] = _clauses(parts.pop())
     return asked if len(asked) > 1 else []
+
+
+def standing_alone(text: str) -> list[tuple[str, str]]:
+    """The sentences of a text, each with what it says of whom: a pronoun that begins it is replaced by what the text is about, the
+    name at the beginning of its first sentence. Headings are left out."""
+    sentences = [s for part in _MARKUP.split(text) if not _HEADING.match(part) for s in _sentences(clean(part))]
+    about = _NAMED_FIRST.match(sentences[0]) if sentences else None
+    if about is None:
+        return [(sentence, sentence) for sentence in sentences]
+    own = f"{about[0]}'" if about[0].endswith("s") else f"{about[0]}'s"
+    named = [_THEIRS.sub(own, _THEY.sub(about[0], sentence, count=1), count=1) for sentence in sentences[1:]]
+    return [(sentences[0], sentences[0]), *zip(named, sentences[1:], strict=True)]
 
 
 def _clauses(sentence: str) -> list[str]:

@@ -30,7 +30,13 @@ def load(threads: int | None) -> Model:
     hush()
     settings = settings_or_exit()
     return Model.load(
-        settings.decoder, settings.adapter, settings.device, settings.weights_dir, update=settings.encoder_update, release=False
+        settings.decoder,
+        settings.adapter,
+        settings.device,
+        settings.weights_dir,
+        update=settings.encoder_update,
+        judge=settings.judge,
+        release=False,
     )
 
 

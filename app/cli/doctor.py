@@ -55,7 +55,8 @@ def _model(settings: Settings) -> Finding:
 
     try:
         say = Console(stderr=True).print
-        decoder = Parts.find(settings.decoder, settings.adapter, settings.encoder_update, settings.weights_dir, say).decoder
+        files = settings.adapter, settings.encoder_update, settings.judge
+        decoder = Parts.find(settings.decoder, *files, settings.weights_dir, say).decoder
     except ModelError as error:
         return Finding("model", str(error), "`larimar models fetch` gets weights, `larimar train` makes an adapter")
     return Finding("model", f"{settings.decoder} {decoder.fingerprint[:12]}, with its adapter and encoder")

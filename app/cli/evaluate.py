@@ -73,6 +73,7 @@ EXPERIMENTS = (
     ("private", "editing", 40, 40, 'Facts of your own: {"prompt", "target", "rephrases": […], "near_misses": […]} a line.'),
     ("relations", "editing", 500, 1, "LRE relations that training leaves out whole."),
     ("long", "editing", 200, 1, "zsRE questions with answers of 9 to 64 tokens, made of --fill's statements."),
+    ("passages", "editing", 200, 1, "The same with answers of 65 to 256 tokens, which take several prefixes."),
     ("several", "several", 200, 1, "Two or three zsRE questions in one prompt, all answers taught."),
     ("hops", "hops", 200, 1, "Two-hop questions (MQuAKE style) from LRE relations: the second fact is about the first one's answer."),
     ("fluency", "fluency", 200, 1, "48 tokens after a CounterFact edit: repetition and perplexity beside the plain model's."),

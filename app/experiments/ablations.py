@@ -70,14 +70,14 @@ def _variants() -> Iterator[Variant]:
     for term in ("conflict", "agreement", "frame", "news", "misfit"):
         off: dict[str, Any] = {term: 0.0} | ({"whole_frame": 0.0} if term == "frame" else {})
         yield f"scope without {term}", lambda s, off=off: _with(s, **off)  # type: ignore[misc]
-    nothing: dict[str, Any] = {"conflict": 0.0, "agreement": 0.0, "frame": 0.0, "whole_frame": 0.0, "news": 0.0, "misfit": 0.0}
+    yield "scope without the judge", lambda s: _with(s, judge=None)
+    nothing: dict[str, Any] = dict.fromkeys(("conflict", "agreement", "frame", "whole_frame", "news", "misfit", "judgement"), 0.0)
     yield "scope by likeness alone", lambda s: _with(s, **nothing)
     yield "no scope: every prompt is answered by the nearest fact", lambda s: _with(s, threshold=-9.0)
 
 
 def _with(setup: Setup, model: Model | None = None, pages: PageSettings | None = None, **scope: Any) -> tuple[Model, PageSettings, Scope]:
-    model = model or setup.model
-    return model, pages or setup.pages, replace(scope_of(model), **scope)
+    return model or setup.model, pages or setup.pages, replace(scope_of(setup.model), **scope)
 
 
 class _Pointless(Model):
@@ -128,7 +128,7 @@ def _encoder(model: Model, kind: type[Encoder]) -> Model:
 
 def _frozen(setup: Setup) -> Model:
     settings = Settings()
-    parts = Parts.find(setup.model.name, setup.adapter, None, settings.weights_dir, console.print)
+    parts = Parts.find(setup.model.name, setup.adapter, None, None, settings.weights_dir, console.print)
     of = parts.encoder
     frozen = Encoder.load(of.folder, setup.model.device, idf=setup.model.adapter.idf, fingerprint=of.fingerprint)
     return Model(frozen, setup.model.decoder, setup.model.adapter)

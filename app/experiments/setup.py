@@ -18,7 +18,7 @@ from app.settings import Settings
 from memory.page import PageSettings
 from models.corpus import read_records
 from models.errors import DataMissing
-from models.evaluation.composed import long_answers, unseen_relations
+from models.evaluation.composed import LENGTHS, long_answers, unseen_relations
 from models.evaluation.records import TARGET, Record, choose, read
 from models.evaluation.run import Partial
 from models.model import Model
@@ -57,7 +57,8 @@ class Setup:
         name, adapter = self.decoder or settings.decoder, self.adapter or settings.adapter
         if self.decoder and self.decoder != settings.decoder and self.adapter is None:
             adapter = None  # LARIMAR_ADAPTER belongs to LARIMAR_DECODER
-        return Model.load(name, adapter, settings.device, settings.weights_dir, console.print, update=settings.encoder_update)
+        update, judge = settings.encoder_update, settings.judge
+        return Model.load(name, adapter, settings.device, settings.weights_dir, console.print, update=update, judge=judge)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -126,11 +127,11 @@ class Setup:
     def _read(self, form: str) -> list[Record]:
         if form == "relations":
             return unseen_relations(self.data, self.seed)
-        if form == "long":
+        if form in LENGTHS:
             if self.fill is None:
                 raise DataMissing("long answers are made of CounterFact statements: name the file with --fill")
             texts = read(self.fill, "counterfact")
-            return long_answers(read(self.data, "zsre"), texts, lambda a: len(self.model.decoder.answer_tokens(a)), self.seed)
+            return long_answers(read(self.data, "zsre"), texts, lambda a: len(self.model.decoder.answer_tokens(a)), self.seed, form)
         return read(self.data, form)
 
     def recall(self, taught: Sequence[Record], *, quiet: bool = False) -> Recall:

@@ -7,21 +7,30 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from app.deps import VERSION, Configured, Reader, Serving, Writer, within
 from app.exchange import note
 from app.fact_schemas import FactPatch
 from app.idempotency import Idempotency, written_as
+from app.passages import facts_of
 from app.routes.bulk import BulkLine, teach_lines
-from app.schemas import Erased, FactIn, FactList, FactOut, FactWritten, Problem, Receipt, UpdateTimings
+from app.schemas import Erased, FactIn, FactList, FactOut, FactWritten, Problem, Receipt, TextIn, UpdateTimings
 from app.service import Service
 from app.tenant import Committed
 from memory.errors import AnswerExists
 from memory.fact import Fact, Scalar, is_current, was_there
+from models.errors import EmptyText
 
 router = APIRouter(tags=["facts"])
 REFUSED: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (400, 401, 403, 408, 413, 415, 422, 429, 503, 504)}
+
+
+def _form(body: Any) -> str:
+    """What was sent: `fact`, `text` or `list`."""
+    if isinstance(body, list):
+        return "list"
+    return "text" if isinstance(body, TextIn) or (isinstance(body, dict) and "text" in body) else "fact"
 
 
 def _timings(committed: Committed, encode_s: float, total_s: float) -> UpdateTimings:
@@ -52,7 +61,12 @@ def _out(fact: Fact) -> FactOut:
     responses=REFUSED | {207: {"model": list[BulkLine]}, 409: {"model": Problem}, 507: {"model": Problem}},
 )
 async def teach(
-    body: FactIn | Annotated[list[FactIn], Field(min_length=1, max_length=1000)],
+    body: Annotated[
+        Annotated[FactIn, Tag("fact")]
+        | Annotated[TextIn, Tag("text")]
+        | Annotated[list[FactIn], Field(min_length=1, max_length=1000), Tag("list")],
+        Discriminator(_form),
+    ],
     response: Response,
     service: Serving,
     settings: Configured,
@@ -62,11 +76,14 @@ async def teach(
     """Write one fact in one shot. It is durable when this answers; the same prompt again supersedes the old fact.
 
     The same request with the same Idempotency-Key within 24 hours gives the same answer, not a second fact. Of a list, what
-    can be written is; the status is then 201, or 207 where some were refused, each by its number.
+    can be written is; the status is then 201, or 207 where some were refused, each by its number. A text is a list of its
+    sentences.
     """
+    if isinstance(body, TextIn) and not (body := facts_of(body)):
+        raise EmptyText("text")
     if isinstance(body, list):
         if idempotency_key is not None:
-            error = {"type": "not_allowed", "loc": ("header", "Idempotency-Key"), "msg": "a list takes none; give its facts ids"}
+            error = {"type": "not_allowed", "loc": ("header", "Idempotency-Key"), "msg": "lists and texts take none; give ids"}
             raise RequestValidationError([error])
         results = await within(settings, teach_lines(service, tenant, list(enumerate(body, 1))))
         response.status_code = 207 if any(result.error for result in results) else 201

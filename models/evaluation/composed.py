@@ -42,18 +42,26 @@ def unseen_relations(path: Path, seed: int) -> list[Record]:
     return out
 
 
-def long_answers(questions: Sequence[Record], texts: Sequence[Record], length: Callable[[str], int], seed: int) -> list[Record]:
-    """The questions with answers of 9 to 64 tokens, made of one to four statements of `texts`.
+LENGTHS = {"long": (9, 64), "passages": (65, 256)}  # tokens of answers
+
+
+def long_answers(
+    questions: Sequence[Record], texts: Sequence[Record], length: Callable[[str], int], seed: int, form: str = "long"
+) -> list[Record]:
+    """The questions with answers made of one to four statements of `texts`, or for passages of four to sixteen.
 
     Args:
         length: tokens of an answer.
+        form: of LENGTHS.
     """
+    least, most = LENGTHS[form]
+    statements = (1, 4) if form == "long" else (4, 16)
     rng = random.Random(seed)
     out = []
     for record in questions:
-        parts = [f"{t.prompt} {t.target}" for t in rng.sample(list(texts), rng.randint(1, 4))]
+        parts = [f"{t.prompt} {t.target}" for t in rng.sample(list(texts), min(len(texts), rng.randint(*statements)))]
         answer = ", and ".join(parts)
-        if 9 <= length(answer) <= 64:
+        if least <= length(answer) <= most:
             out.append(Record(record.line, record.prompt, answer, "", record.rephrases, record.neighbours))
     return out
 

@@ -193,3 +193,42 @@ def test_probe(one: httpx.Client) -> None:
     words = {"prompt": "The capital of Zorbland is", "target": "Quux"}
     probed = one.post(f"/facts/{fact['id']}/probe", json=question | words).json()
     assert (probed["known"], probed["attack_success"]) == (False, 0.0)
+
+
+def test_a_text_is_taught_sentence_by_sentence(one: httpx.Client) -> None:
+    text = "Quillon Systems was founded in 1998 by Isolde Farkas. Its head office is in Flagstaff, Arizona. It sells barometers to hotels."
+    answer = one.post("/facts", json={"text": text, "id": "quillon", "metadata": {"source": "wiki"}})
+    assert answer.status_code == 201 and [line["id"] for line in answer.json()] == ["quillon.1", "quillon.2", "quillon.3"]
+    facts = {fact["id"]: fact for fact in one.get("/facts", params={"metadata": "text=quillon"}).json()["facts"]}
+    assert facts["quillon.2"]["prompt"] == "Quillon Systems' head office is in Flagstaff, Arizona."
+    assert facts["quillon.2"]["target"] == "Its head office is in Flagstaff, Arizona."
+    assert facts["quillon.3"]["metadata"] == {"text": "quillon", "source": "wiki"}
+    asked = {"Where is the head office of Quillon Systems?": "Flagstaff", "Who founded Quillon Systems?": "Isolde Farkas"}
+    for question, said in asked.items():
+        told = one.post("/generate", json={"prompt": question, "max_new_tokens": 24}).json()
+        assert said in told["text"] and told["memory"]["used"], told
+    without_id = one.post("/facts", json={"text": "The lift of Tower Kal is slow. The stairs are faster."}).json()
+    groups = {one.get(f"/facts/{line['id']}").json()["metadata"]["text"] for line in without_id}
+    assert len(without_id) == 2 and len(groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({"text": " \n# Heading\n"}, 422, "text is empty"),
+        ({"text": "x" * 20_001}, 422, "text"),
+        ({"text": "A text.", "prompt": "x"}, 422, "prompt"),
+        ({"text": 5}, 422, "text"),
+        ({"text": "A text.", "id": "a b"}, 422, "id"),
+    ],
+)
+def test_bad_texts_are_told_what_is_wrong(one: httpx.Client, body: dict[str, Any], status: int, says: str) -> None:
+    answer = one.post("/facts", json=body)
+    assert answer.status_code == status and says in answer.json()["detail"], answer.text
+
+
+def test_a_sentence_that_is_too_long_is_refused_by_its_number(one: httpx.Client) -> None:
+    answer = one.post("/facts", json={"text": f"Tower Kal is high. Tower Kal has {'windows and ' * 160}doors. Its lift is slow."})
+    lines = answer.json()
+    assert answer.status_code == 207 and [line["error"] and line["error"]["code"] for line in lines] == [None, "target_too_long", None]
+    assert one.post("/facts", json={"text": "A text."}, headers={"Idempotency-Key": "k"}).status_code == 422

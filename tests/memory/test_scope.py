@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.expectation import misfits
+from memory.expectation import is_question, misfits
 from memory.fact import Fact
 from memory.scope import Scope
 
@@ -109,6 +111,17 @@ def test_a_facts_own_words_ask_for_it_whatever_else_is_near() -> None:
     assert decision.fact is not None and decision.fact.prompt == own
 
 
+def test_a_whole_sentence_is_asked_for_by_less_than_it_says() -> None:
+    sentence = "Acme was founded in 1998 by Ann Zor."
+    stored = Fact("f", sentence, sentence, torch.zeros(1), torch.zeros(1), 0.0, {})
+
+    def told(query: str) -> float:
+        return SCOPE.decide(query, [(stored, 0.5)], 1).score
+
+    assert told("who founded Acme?") > SCOPE.score("who founded Acme?", sentence, "Rome", 0.5)  # its names beyond the query's
+    assert told("who founded Acme?") > told("who founded Kal?")
+
+
 def test_an_empty_memory_is_out_of_scope() -> None:
     assert not SCOPE.decide("anything", [], 0).in_scope
 
@@ -117,3 +130,51 @@ def test_a_prompt_that_asks_for_another_kind_of_answer_speaks_against() -> None:
     assert misfits("who runs Acme?", "Acme is based in", "Rome")
     assert not misfits("who runs Acme?", "The CEO of Acme is", "Ann")
     assert not misfits("tell me about Acme", "The CEO of Acme is", "Ann")
+
+
+class Bench:
+    """A judge that says what it is told to, and remembers what it was asked."""
+
+    def __init__(self, odds: float) -> None:
+        self.odds, self.asked = odds, list[tuple[str, str]]()
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        self.asked += pairs
+        return [self.odds] * len(pairs)
+
+
+def judged(query: str, prompt: str, similarity: float, odds: float) -> tuple[float, Bench]:
+    bench = Bench(odds)
+    return Scope(judge=bench).decide(query, [(fact(prompt), similarity)], 1).score, bench
+
+
+@given(COSINE, COSINE, st.integers(1, 10_000), st.floats(-30, 30))
+def test_a_nearer_query_is_never_less_in_scope_whatever_the_judge_says(a: float, b: float, facts: int, odds: float) -> None:
+    scope, stored = Scope(judge=Bench(odds)), fact("The head of Acme is")
+    near, far = (scope.decide("who runs Acme?", [(stored, like)], facts).in_scope for like in (max(a, b), min(a, b)))
+    assert near >= far
+
+
+@given(st.floats(-50, 50))
+def test_a_judgement_counts_so_much_and_no_more(odds: float) -> None:
+    plain = SCOPE.decide("who runs Acme?", [(fact("The head of Acme is"), 0.5)], 1).score
+    score, bench = judged("who runs Acme?", "The head of Acme is", 0.5, odds)
+    assert bench.asked == [("The head of Acme is", "who runs Acme?")]
+    assert score == pytest.approx(plain + 0.05 * max(-4, min(4, odds)))
+
+
+def test_the_judge_is_asked_only_where_it_may_decide() -> None:
+    for query, prompt, similarity in (
+        ("who runs Acme?", "The river of Zor is", -0.9),  # too far
+        ("The head of Acme is", "The head of Acme is", 1.0),  # the fact's own words
+        ("Acme lies near", "The head of Acme is", 0.6),  # a statement of another frame
+    ):
+        assert judged(query, prompt, similarity, -9.0)[1].asked == []
+    assert judged("The foot of Acme is", "The head of Acme is", 0.9, -9.0)[1].asked  # the fact's frame
+
+
+def test_questions_and_requests_are_told_from_statements() -> None:
+    for text in ("who runs it", "It runs?", "Tell me the code", "What's the code", "  is it open", "PLEASE give me"):
+        assert is_question(text)
+    for text in ("The code is", "Acme was founded in", "", "42", "Whoever runs it is"):
+        assert not is_question(text)

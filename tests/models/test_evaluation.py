@@ -138,6 +138,8 @@ def test_composed_records(tmp_path: Path) -> None:
     questions = [Record(n, f"Who is {n}?", f"a{n}", "", (f"who is {n}?",), ()) for n in range(6)]
     longer = long_answers(questions, [record(n) for n in range(9)], lambda text: len(text.split()), 0)
     assert longer and all(9 <= len(r.target.split()) <= 64 for r in longer)
+    passages = long_answers(questions, [record(n) for n in range(40)], lambda text: 8 * len(text.split()), 0, "passages")
+    assert passages and all(65 <= 8 * len(r.target.split()) <= 256 for r in passages)
     for item in several(questions, 8, 0):
         assert 2 <= len(item.facts) <= 3
         assert all(fact.rephrases[0].rstrip("?")[1:] in item.prompt for fact in item.facts)

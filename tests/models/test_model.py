@@ -53,13 +53,23 @@ def test_a_fact_without_text_is_refused(prompt: str, target: str, field: str) ->
 
 def test_what_is_too_long_is_refused_with_both_numbers() -> None:
     with pytest.raises(TargetTooLong) as target:
-        MODEL.encode_fact("a", "x" * 40)
-    assert (target.value.got, target.value.limit) == (41, toys.MAX_SLOTS)
+        MODEL.encode_fact("a", "x" * 140)
+    assert (target.value.got, target.value.limit) == (141, 4 * toys.MAX_SLOTS)
     with pytest.raises(PromptTooLong) as prompt:
-        MODEL.generate("x" * 600, sampling=SHORT)
-    assert prompt.value.got == 600 and prompt.value.limit < MODEL.context_tokens - 12
+        MODEL.generate("x" * 1100, sampling=SHORT)
+    assert prompt.value.got == 1100 and prompt.value.limit < MODEL.context_tokens - 12
     with pytest.raises(EmptyText):
         MODEL.encode_query("  ")
+
+
+def test_a_long_target_takes_several_prefixes_one_behind_the_other() -> None:
+    target = "".join(chr(97 + number % 26) for number in range(2 * toys.MAX_SLOTS + 4))  # a token each, and the space before
+    code = MODEL.encode_fact("a", target)[1]
+    assert MODEL.read_code(code) == target
+    tokens = MODEL.decoder.answer_tokens(target)
+    pieces = [tokens[: toys.MAX_SLOTS], tokens[toys.MAX_SLOTS : 2 * toys.MAX_SLOTS], tokens[2 * toys.MAX_SLOTS :]]
+    soft = MODEL.soft_tokens(code)
+    assert soft is not None and torch.equal(soft, torch.cat([MODEL.prefix(MODEL.decoder.embed(piece)) for piece in pieces]))
 
 
 def test_every_part_is_in_the_fingerprint() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.sentences import MAX_SENTENCES, clean, questions, split
+from models.sentences import MAX_SENTENCES, clean, questions, split, standing_alone
 from tests.models import toys
 
 ASKED = "Where is the key?"
@@ -115,3 +115,20 @@ def test_what_leads_to_an_answer_asks_for_nothing_by_itself() -> None:
 )
 def test_a_prompt_that_asks_several_things_gives_its_questions(prompt: str, asked: list[str]) -> None:
     assert questions(prompt) == asked
+
+
+def test_sentences_of_a_text_stand_alone() -> None:
+    text = "## About us\nAcme Rockets was founded by Wile E. Coyote. Its office is in Flagstaff. It sells rockets.\nWho buys them?"
+    assert standing_alone(text) == [
+        ("Acme Rockets was founded by Wile E. Coyote.", "Acme Rockets was founded by Wile E. Coyote."),
+        ("Acme Rockets' office is in Flagstaff.", "Its office is in Flagstaff."),
+        ("Acme Rockets sells rockets.", "It sells rockets."),
+        ("Who buys them?", "Who buys them?"),
+    ]
+    assert standing_alone("the fridge hums. It is old.") == [("the fridge hums.", "the fridge hums."), ("It is old.", "It is old.")]
+    assert standing_alone(" \n# only a heading\n") == []
+
+
+@given(st.text(max_size=300))
+def test_a_text_loses_no_sentence(text: str) -> None:
+    assert all(prompt and sentence for prompt, sentence in standing_alone(text))
