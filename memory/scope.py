@@ -63,8 +63,8 @@ class Scope:
         judge: the log-odds of each (fact's prompt, query) that both want the same answer; None: nobody is asked.
     """
 
-    threshold: float = 0.605
-    rise: float = 0.07
+    threshold: float = 0.58
+    rise: float = 0.096
     conflict: float = 0.15
     agreement: float = 0.20
     frame: float = 0.20
