@@ -107,7 +107,8 @@ def test_text_that_scope_leaves_alone_is_the_plain_decoders(setup: Setup, tmp_pa
         replace(given, fill=None).filling()
 
 
-def test_facts_in_the_prompt_take_room_and_facts_in_the_memory_do_not(setup: Setup) -> None:
+def test_facts_in_the_prompt_take_room_and_facts_in_the_memory_do_not(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup.model, "context_tokens", 584)
     given = setup.with_memory_of(16)
     context(given)
     rows = found(setup, "context")
