@@ -139,17 +139,19 @@ class Scope:
         return best
 
     def _judge(self, query: str, facts: Sequence[Fact], scores: list[float], threshold: float) -> None:
-        """Adds the judgement to the scores that it may decide."""
+        """Adds the judgement to the scores that it may decide. A fact's own words need no judge. Statements are only spoken against:
+        of those some are judged and some are not, and none shall win by it."""
         if self.judge is None:
             return
         asks, asked = is_question(query), sequence(query)
-        doubtful = [
-            number
-            for number, fact in enumerate(facts)
-            if scores[number] > threshold - self.judgement * self.sure
-            and sequence(fact.prompt) != asked
-            and (asks or shared_frame(query, fact.prompt) >= self.judged_frame)
-        ]
+        doubtful = []
+        for number, fact in enumerate(facts):
+            if sequence(fact.prompt) == asked:
+                scores[number] += self.judgement * self.sure
+            elif scores[number] > threshold - self.judgement * self.sure and (
+                asks or shared_frame(query, fact.prompt) >= self.judged_frame
+            ):
+                doubtful.append(number)
         if doubtful:
             for number, odds in zip(doubtful, self.judge([(facts[at].prompt, query) for at in doubtful]), strict=True):
-                scores[number] += self.judgement * max(-self.sure, min(self.sure, odds))
+                scores[number] += self.judgement * max(-self.sure, min(self.sure if asks else 0.0, odds))

@@ -173,6 +173,14 @@ def test_the_judge_is_asked_only_where_it_may_decide() -> None:
     assert judged("The foot of Acme is", "The head of Acme is", 0.9, -9.0)[1].asked  # the fact's frame
 
 
+def test_a_statement_is_only_spoken_against_and_own_words_are_worth_the_most() -> None:
+    plain = SCOPE.decide("The foot of Acme is", [(fact("The head of Acme is"), 0.9)], 1).score
+    assert judged("The foot of Acme is", "The head of Acme is", 0.9, 9.0)[0] == plain
+    assert judged("The foot of Acme is", "The head of Acme is", 0.9, -9.0)[0] == pytest.approx(plain - 0.2)
+    own = judged("who heads Acme?", "Who heads Acme?", 1.0, -9.0)
+    assert own[0] == pytest.approx(SCOPE.decide("who heads Acme?", [(fact("Who heads Acme?"), 1.0)], 1).score + 0.2) and not own[1].asked
+
+
 def test_questions_and_requests_are_told_from_statements() -> None:
     for text in ("who runs it", "It runs?", "Tell me the code", "What's the code", "  is it open", "PLEASE give me"):
         assert is_question(text)
