@@ -69,3 +69,9 @@ def test_the_documentation_builds_without_a_broken_link(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "security" / "index.html").exists()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_every_curl_names_its_host(path: Path) -> None:
+    """`curl :8080/…` is refused: "URL using bad/illegal format or missing URL"."""
+    assert not re.findall(r"curl [^\n|]*\s:\d+/", path.read_text())
