@@ -75,8 +75,7 @@ def _storage(client: Client) -> RedisStorage:
     named: dict[str, Any] = {"implementation": "redispy", "key_prefix": "larimar:limits"}
     if isinstance(client, Cluster):  # counters lie on any node
         hosts = ",".join(f"{host}:{port}" for host, port in client.addresses)
-        options = {name: value for name, value in client.options.items() if name != "retry"}
-        return RedisClusterStorage(f"async+redis+cluster://{hosts}", ssl=client.tls, **named, **options)
+        return RedisClusterStorage(f"async+redis+cluster://{hosts}", ssl=client.tls, **named, **client.own_patience)
     return RedisStorage("async+redis://unused:6379", connection_pool=client.connection_pool, **named)  # type: ignore[arg-type]  # passed on
 
 

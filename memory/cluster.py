@@ -38,10 +38,8 @@ class Cluster:
 
     def of(self, key: str) -> Redis:
         """The client of the primary that holds a key. Raises redis.ConnectionError before `ask`, or for a slot that nobody holds."""
-        if self._map is None:
-            raise NotConnected("the cluster has not answered yet")
         try:
-            node = self._map.get_node_from_key(key)
+            node = self._known.get_node_from_key(key)
         except RedisClusterException as error:
             raise NotConnected(str(error)) from error
         if node is None:
@@ -50,9 +48,18 @@ class Cluster:
 
     def primaries(self) -> list[Redis]:
         """Clients of all of them. Raises redis.ConnectionError before `ask`."""
+        return [self._client(node) for node in self._known.get_primaries()]
+
+    @property
+    def _known(self) -> RedisCluster:
         if self._map is None:
             raise NotConnected("the cluster has not answered yet")
-        return [self._client(node) for node in self._map.get_primaries()]
+        return self._map
+
+    @property
+    def own_patience(self) -> dict[str, Any]:
+        """The options for clients that try again by themselves, as those of a whole cluster do."""
+        return {name: value for name, value in self.options.items() if name != "retry"}
 
     def _client(self, node: ClusterNode) -> Redis:
         place = str(node.host), int(node.port)
@@ -79,8 +86,7 @@ class Cluster:
             if self._map is not None and (not again or self._map is not known):
                 return
             nodes = [ClusterNode(*address) for address in self.addresses]
-            options = {name: value for name, value in self.options.items() if name != "retry"}
-            asked = RedisCluster(startup_nodes=nodes, ssl=self.tls, require_full_coverage=False, **options)
+            asked = RedisCluster(startup_nodes=nodes, ssl=self.tls, require_full_coverage=False, **self.own_patience)
             try:
                 await asked.initialize()
             except (RedisClusterException, OSError) as error:

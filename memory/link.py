@@ -100,8 +100,10 @@ class Link:
     async def ask(self) -> Durability:
         """As `durability`, after every server was asked anew. Raises as `durability_of`."""
         self.doubt()
-        found = [await self.durability_of(client) for client in servers(self.client)]
-        return min(found, key=lambda durability: LEVELS.index(durability.level))
+        for client in servers(self.client):
+            await self.durability_of(client)
+        assert self.durability is not None
+        return self.durability
 
     async def _lost(self, _: Exception) -> None:
         self.doubt()  # who answers next may be another server, or differently configured

@@ -38,6 +38,15 @@ if not (has_type(log, 'stream') and has_type(pages, 'hash')) then
 end
 """
 
+# The end of scripts with a lease in KEYS[3] and parts in KEYS[4]: parts of pages that `named` does not hold go, and the lease.
+_SWEEP = """
+for _, field in ipairs(redis.call('HKEYS', KEYS[4])) do
+  if not named[string.match(field, '^(%d+:%d+):')] then redis.call('HDEL', KEYS[4], field) end
+end
+redis.call('DEL', KEYS[3])
+return {0}
+"""
+
 COMMITTED, REPEATED, CONFLICT, LOST, FENCED, ANSWERED = 0, 1, 2, 3, 4, 5
 
 # KEYS: log, pages, data keys, answers, turn. ARGV: first version, nonce, number of entries, the fields of each; lists of data
@@ -134,12 +143,8 @@ for i = 1, #all, 2 do
   local read, manifest = pcall(cjson.decode, all[i + 1])  -- a damaged one names no parts
   if page and read then named[page .. ':' .. string.format('%d', manifest.token)] = true end
 end
-for _, field in ipairs(redis.call('HKEYS', KEYS[4])) do
-  if not named[string.match(field, '^(%d+:%d+):')] then redis.call('HDEL', KEYS[4], field) end
-end
-redis.call('DEL', KEYS[3])
-return {0}
 """
+    + _SWEEP
 )
 
 # KEYS: log, pages, lease, parts. ARGV: token, version, list of page numbers and manifests. Puts the manifests in place of all
@@ -164,12 +169,8 @@ end
 redis.call('HSET', pages, 'floor', version + 1, 'reach', version + 1)
 redis.call('XADD', log, (version + 1) .. '-0', 'replaced', '')
 redis.call('XTRIM', log, 'MAXLEN', 0)
-for _, field in ipairs(redis.call('HKEYS', KEYS[4])) do
-  if not named[string.match(field, '^(%d+:%d+):')] then redis.call('HDEL', KEYS[4], field) end
-end
-redis.call('DEL', KEYS[3])
-return {0}
 """
+    + _SWEEP
 )
 
 # KEYS: all of the tenant's. Erases everything but the number of the last version, plus one: other servers must notice.

@@ -131,22 +131,22 @@ class Scope:
         best, highest, asked = ScopeDecision(False, -1.0, threshold, 0.0, None), (False, -math.inf), sequence(query)
         likenesses = [similarity if key is None else self.likeness(key, fact, similarity) for fact, similarity in candidates]
         scores = [self.score(query, fact.prompt, fact.target, like) for (fact, _), like in zip(candidates, likenesses, strict=True)]
-        self._judge(query, [fact for fact, _ in candidates], scores, threshold)
-        for (fact, similarity), score in zip(candidates, scores, strict=True):
-            rank = (sequence(fact.prompt) == asked, score)  # no other fact comes before the one whose own words these are
+        owned = [sequence(fact.prompt) == asked for fact, _ in candidates]  # whether the query is the fact's own words
+        self._judge(query, [fact for fact, _ in candidates], owned, scores, threshold)
+        for (fact, similarity), score, own in zip(candidates, scores, owned, strict=True):
+            rank = (own, score)  # no other fact comes before the one whose own words these are
             if best.fact is None or rank > highest:
                 best, highest = ScopeDecision(score >= threshold, score, threshold, similarity, fact), rank
         return best
 
-    def _judge(self, query: str, facts: Sequence[Fact], scores: list[float], threshold: float) -> None:
+    def _judge(self, query: str, facts: Sequence[Fact], owned: Sequence[bool], scores: list[float], threshold: float) -> None:
         """Adds the judgement to the scores that it may decide. A fact's own words need no judge. Statements are only spoken against:
         of those some are judged and some are not, and none shall win by it."""
         if self.judge is None:
             return
-        asks, asked = is_question(query), sequence(query)
-        doubtful = []
-        for number, fact in enumerate(facts):
-            if sequence(fact.prompt) == asked:
+        asks, doubtful = is_question(query), []
+        for number, (fact, own) in enumerate(zip(facts, owned, strict=True)):
+            if own:
                 scores[number] += self.judgement * self.sure
             elif scores[number] > threshold - self.judgement * self.sure and (
                 asks or shared_frame(query, fact.prompt) >= self.judged_frame

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from memory import lua, snapshot
@@ -17,6 +18,21 @@ from memory.snapshot import Manifest
 LEASE_MS = 10_000  # each part that is written renews it
 
 
+@dataclass(frozen=True, eq=False)
+class Pages:
+    """What is to be stored.
+
+    Attributes:
+        facts: of each page, in row order.
+        fingerprint: of the model that made their keys and codes.
+        data_keys: of each version that wrote one of them.
+    """
+
+    facts: Mapping[int, Sequence[Fact]]
+    fingerprint: str
+    data_keys: Mapping[int, Mapping[bytes, DataKey]]
+
+
 class Snapshots:
     """A lease keeps two servers from doing the same work. Its token fences: what one writes whose lease ran out meanwhile is
     refused, so a server that was stopped for a while and goes on cannot put old pages over new ones."""
@@ -24,57 +40,35 @@ class Snapshots:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    async def take(
-        self,
-        keys: Keys,
-        pages: Mapping[int, Sequence[Fact]],
-        version: int,
-        fingerprint: str,
-        data_keys: Mapping[int, Mapping[bytes, DataKey]],
-    ) -> bool:
+    async def take(self, keys: Keys, pages: Pages, version: int) -> bool:
         """As RedisStore.snapshot."""
         if await self._floor(keys) >= version:
             return True  # another server has taken one that covers all of it
         token = await self._acquire(keys)
         if token is None:
             return False
-        manifests = await self._laid_beside(keys, token, pages, version, fingerprint, data_keys)
+        manifests = await self._laid_beside(keys, token, pages, version)
         return manifests is not None and await self._put_in_place(keys, token, version, manifests)
 
-    async def replace(
-        self,
-        keys: Keys,
-        pages: Mapping[int, Sequence[Fact]],
-        version: int,
-        fingerprint: str,
-        data_keys: Mapping[int, Mapping[bytes, DataKey]],
-    ) -> bool:
+    async def replace(self, keys: Keys, pages: Pages, version: int) -> bool:
         """As RedisStore.replace."""
         token = await self._acquire(keys)
         if token is None:
             return False
-        manifests = await self._laid_beside(keys, token, pages, version + 1, fingerprint, data_keys)
+        manifests = await self._laid_beside(keys, token, pages, version + 1)
         if manifests is None:
             return False
         scripted, args = [keys.log, keys.pages, keys.lease, keys.parts], [token, version, len(manifests), *manifests]
         reply = await self._link.call(lambda: self._link.run(lua.REPLACE, scripted, args), tenant=keys.tenant)
         return bool(reply[0] == lua.COMMITTED)
 
-    async def _laid_beside(
-        self,
-        keys: Keys,
-        token: int,
-        pages: Mapping[int, Sequence[Fact]],
-        covered: int,
-        fingerprint: str,
-        data_keys: Mapping[int, Mapping[bytes, DataKey]],
-    ) -> list[str | bytes] | None:
+    async def _laid_beside(self, keys: Keys, token: int, pages: Pages, covered: int) -> list[str | bytes] | None:
         """Writes the pages' parts beside those there are, and reads them back; page numbers and manifests in turn. None if the
         lease ran out."""
         manifests: list[str | bytes] = []
-        for page, facts in pages.items():
-            raw = await asyncio.to_thread(_sealed, keys.tenant, facts, data_keys)
-            manifest = Manifest.of(keys.tenant, page, raw, covered=covered, fingerprint=fingerprint, facts=len(facts), token=token)
+        for page, facts in pages.facts.items():
+            raw = await asyncio.to_thread(_sealed, keys.tenant, facts, pages.data_keys)
+            manifest = Manifest.of(keys.tenant, page, raw, covered=covered, fingerprint=pages.fingerprint, facts=len(facts), token=token)
             for field, part in zip(manifest.fields, snapshot.cut(raw), strict=True):
                 if not await self._write(keys, token, field, part):
                     return None

@@ -20,7 +20,7 @@ from memory.keys import Keys
 from memory.link import Link
 from memory.record import DataKey
 from memory.recovery import DataKeys, Recovered, Recovery, Salvaged
-from memory.snapshots import Snapshots
+from memory.snapshots import Pages, Snapshots
 from memory.vault import Vault
 
 __all__ = ["CommitUnknown", "Recovered", "RedisStore"]
@@ -212,9 +212,7 @@ class RedisStore:
         Raises:
             StoreCorrupt: other bytes were read back than written, or the store has less than the memory.
         """
-        keys = Keys(tenant)
-        data_keys = await self._data_keys(keys, [fact.version for facts in pages.values() for fact in facts])
-        return await self._snapshots.take(keys, pages, version, fingerprint, data_keys)
+        return await self._snapshots.take(Keys(tenant), await self._pages(tenant, pages, fingerprint), version)
 
     async def replace(self, tenant: str, pages: Mapping[int, Sequence[Fact]], version: int, fingerprint: str) -> bool:
         """Puts other keys and codes of the same facts in place of all there are, as the next version: those of another model.
@@ -230,9 +228,11 @@ class RedisStore:
         Raises:
             StoreCorrupt: other bytes were read back than written.
         """
-        keys = Keys(tenant)
-        data_keys = await self._data_keys(keys, [fact.version for facts in pages.values() for fact in facts])
-        return await self._snapshots.replace(keys, pages, version, fingerprint, data_keys)
+        return await self._snapshots.replace(Keys(tenant), await self._pages(tenant, pages, fingerprint), version)
+
+    async def _pages(self, tenant: str, facts: Mapping[int, Sequence[Fact]], fingerprint: str) -> Pages:
+        versions = [fact.version for page in facts.values() for fact in page]
+        return Pages(facts, fingerprint, await self._data_keys(Keys(tenant), versions))
 
     async def salvage(self, tenant: str) -> Salvaged:
         """Every fact of a tenant that can still be read, whatever else of it is damaged and whichever model wrote it."""

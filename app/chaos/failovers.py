@@ -7,8 +7,6 @@ import signal
 import time
 from contextlib import ExitStack
 
-import redis as redis_py
-
 from app.chaos.ledger import Ledger
 from app.chaos.processes import Cluster, Larimar, Redis, Sentinel
 from app.chaos.stage import Outcome, Stage, count, wait_until_ready
@@ -35,7 +33,7 @@ def sentinel_failover(stage: Stage) -> Outcome:
         time.sleep(3)  # the sentinels find each other and the replica
         server.start()
         for number in range(stage.rounds):
-            master = next(redis for redis in pair if redis.ask("ROLE") and _is_master(redis))
+            master = next(redis for redis in pair if "role:master" in redis.told("INFO", "replication"))
             with workload.running():
                 time.sleep(rng.uniform(0.3, 1.5))
                 master.end(signal.SIGKILL)
@@ -91,11 +89,3 @@ def cluster_failover(stage: Stage) -> Outcome:
         server.end()
         cluster.end()
     return outcome
-
-
-def _is_master(redis: Redis) -> bool:
-    with redis_py.Redis(port=redis.port, socket_timeout=2) as connection:
-        try:
-            return bool(connection.role()[0] == b"master")
-        except redis_py.RedisError:
-            return False

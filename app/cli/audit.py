@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,15 +53,11 @@ async def _searched(url: str, needles: list[Needle]) -> list[Hit]:
     from redis.exceptions import RedisError
 
     from memory.audit import keys_with
-    from memory.cluster import close
     from memory.connection import connect
     from memory.errors import StoreUnavailable
 
     try:
-        client = connect(url)
-        try:
+        async with aclosing(connect(url)) as client:
             return [hit async for hit in keys_with(client, needles)]
-        finally:
-            await close(client)
     except RedisError as error:
         raise StoreUnavailable(f"the store cannot be searched: {type(error).__name__}") from error
