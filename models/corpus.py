@@ -109,6 +109,12 @@ class Corpus:
     held_out: dict[str, tuple[list[str], list[tuple[str, str]]]]
     hashes: dict[str, str]  # file name → SHA-256
 
+    def worded(self, source: str) -> tuple[dict[str, list[str]], dict[str, list[tuple[str, str]]]]:
+        """Wordings and (subject, object) of each relation: of ParaRel (`templates`) or LRE (`relations`)."""
+        if source == "templates":
+            return self.templates, self.facts
+        return {name: own for name, (own, _) in self.relations.items()}, {name: pairs for name, (_, pairs) in self.relations.items()}
+
     @classmethod
     def read(cls, folder: Path) -> Corpus:
         """Read all sets of a folder.

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.answers import slip
 from models.corpus import Corpus
 from models.evaluation.membership import area
 from models.judge import MAX_PIECES, JudgeUpdate, compared, head_of
 from models.lora import LowRank, attach
-from models.wants import Kind, fill
+from models.wants import Kind, as_asked, fill, subjects_of
 
 OWN = ("LayerNorm", "token_type_embeddings")  # parameters that are trained themselves, beside the low-rank update
 CHUNK = 32  # pairs of like length that are read together
@@ -71,11 +70,7 @@ class Pairs:
         odds = rng.random()
         if odds < 0.93:
             return self._of_kind(rng)
-        if odds < 0.97:
-            worded, known = self.corpus.templates, self.corpus.facts
-        else:
-            worded = {name: own for name, (own, _) in self.corpus.relations.items()}
-            known = {name: pairs for name, (_, pairs) in self.corpus.relations.items()}
+        worded, known = self.corpus.worded("templates" if odds < 0.97 else "relations")
         several = sorted(name for name, own in worded.items() if len(own) > 1)
         if not several:
             return self._of_kind(rng)
@@ -85,10 +80,7 @@ class Pairs:
 
     def _of_kind(self, rng: random.Random) -> tuple[Relations, list[str]]:
         kind = rng.choice(self.kinds)
-        subjects = list(kind.subjects)
-        if rng.random() < 0.3:  # a kind's wordings fit other names as well
-            subjects = [rng.choice(self.corpus.facts[rng.choice(list(self.corpus.facts))])[0] for _ in range(24)]
-        return kind.relations, subjects
+        return kind.relations, list(subjects_of(rng, kind, self.corpus))
 
     def _worded(self, rng: random.Random, relations: Relations, subjects: Sequence[str]) -> list[Pair]:
         pairs = []
@@ -126,13 +118,7 @@ class Pairs:
 
     def _noise(self, rng: random.Random, text: str) -> str:
         """As people ask: behind another sentence, in lower case, with a slip of the keys."""
-        odds = rng.random()
-        if odds < 0.12:
-            before = rng.choice(self.corpus.sentences)
-            return f"{before if odds < 0.06 else before.rstrip('.')} {text}"
-        if odds < 0.24:
-            return text.lower()
-        return slip(rng, text, 3) if odds < 0.27 and len(text) > 12 else text
+        return as_asked(rng, text, self.corpus.sentences, behind=0.12, stopped=0.06, slipped=0.27)
 
 
 def _overlap(some: str, others: str) -> float:

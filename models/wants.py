@@ -78,9 +78,7 @@ class Wants:
     def _of_kind(self, rng: random.Random, count: int) -> list[Pair]:
         kind = rng.choice(self.kinds)
         relations = rng.sample(range(len(kind.relations)), min(len(kind.relations), rng.choice((3, 4, 6, 8))))
-        subjects: Sequence[str] = kind.subjects
-        if rng.random() < 0.3:  # a kind's wordings fit other names as well
-            subjects = [rng.choice(self.corpus.facts[rng.choice(list(self.corpus.facts))])[0] for _ in range(24)]
+        subjects = subjects_of(rng, kind, self.corpus)
         chosen = rng.sample(subjects, max(1, min(len(subjects), count // len(relations))))
         pairs = []
         for relation in relations:
@@ -91,8 +89,7 @@ class Wants:
         return pairs[:count]
 
     def _of_relations(self, rng: random.Random, count: int, source: str) -> list[Pair]:
-        worded = self.corpus.templates if source == "templates" else {name: own for name, (own, _) in self.corpus.relations.items()}
-        known = self.corpus.facts if source == "templates" else {name: pairs for name, (_, pairs) in self.corpus.relations.items()}
+        worded, known = self.corpus.worded(source)
         pairs = []
         for name in _some(rng, [name for name, own in worded.items() if len(own) > 1], 4):
             for subject in _some(rng, list(dict.fromkeys(subject for subject, _ in known[name])), count // 4):
@@ -102,15 +99,7 @@ class Wants:
 
     def _noise(self, rng: random.Random, text: str) -> str:
         """As people and evaluation sets write it: behind another sentence, in lower case, with a slip of the keys."""
-        odds = rng.random()
-        if odds < 0.14:
-            before = rng.choice(self.corpus.sentences)
-            return f"{before if odds < 0.10 else before.rstrip('.')} {text}"
-        if odds < 0.24:
-            return text.lower()
-        if odds < 0.28 and len(text) > 12:
-            return slip(rng, text, 3)
-        return text
+        return as_asked(rng, text, self.corpus.sentences, behind=0.14, stopped=0.10, slipped=0.28)
 
 
 def _pair(rng: random.Random, texts: Sequence[str], want: tuple[str, ...]) -> Pair:
@@ -126,3 +115,26 @@ def fill(wording: str, subject: str) -> str:
     """A wording about a subject, which begins with a capital where it begins the text."""
     text = wording.replace("{s}", subject)
     return text[:1].upper() + text[1:] if wording.startswith("{s}") else text
+
+
+def subjects_of(rng: random.Random, kind: Kind, corpus: Corpus) -> Sequence[str]:
+    """A kind's own subjects; now and then other names, which its wordings fit as well."""
+    if rng.random() < 0.3:
+        return [rng.choice(corpus.facts[rng.choice(list(corpus.facts))])[0] for _ in range(24)]
+    return kind.subjects
+
+
+def as_asked(rng: random.Random, text: str, sentences: Sequence[str], *, behind: float, stopped: float, slipped: float) -> str:
+    """A text as people and evaluation sets write it.
+
+    Args:
+        behind: rate of texts behind another sentence; `stopped` of them all keep that one's full stop.
+        slipped: up to here, from 0.24 on, with a slip of the keys; what is between is in lower case.
+    """
+    odds = rng.random()
+    if odds < behind:
+        before = rng.choice(sentences)
+        return f"{before if odds < stopped else before.rstrip('.')} {text}"
+    if odds < 0.24:
+        return text.lower()
+    return slip(rng, text, 3) if odds < slipped and len(text) > 12 else text

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from app.cli.serve import fail, settings_or_exit
+from app.cli.lesson import Lesson
+from app.cli.serve import fail
 from app.cli.train import console, training
 
 
@@ -29,35 +29,19 @@ def train_encoder(
 
 
 def _train(data: Path, steps: int, seed: int, out: Path) -> None:
-    from models import weights
-    from models.corpus import Corpus
-    from models.encoder import read
-    from models.model import hush
-    from models.parts import ENCODER
     from models.refining import Schedule, refine, separation
-    from models.wants import HELD_OUT, Wants, digest, kinds
+    from models.wants import Wants
 
-    corpus, known, schedule = Corpus.read(data), kinds(), Schedule(steps=steps, seed=seed)
-    found = weights.locate(ENCODER, settings_or_exit().weights_dir, console.print)
-    hush()
-    trunk, tokenizer = read(found.folder)
-    before, started, last = separation(trunk, tokenizer, known[-HELD_OUT:]), time.perf_counter(), dict[str, Any]()
+    lesson, schedule, last = Lesson.prepare(data), Schedule(steps=steps, seed=seed), dict[str, Any]()
+    before = separation(lesson.trunk, lesson.tokenizer, lesson.held_out)
     with training(steps) as tell:
 
         def report(record: dict[str, Any]) -> None:
             last.update(record)
             tell(record["step"], f"loss {record['loss']:.3f}")
 
-        update = refine(trunk, tokenizer, Wants(corpus, known[:-HELD_OUT]), known[-HELD_OUT:], schedule, report)
-    about = {
-        "encoder": ENCODER,
-        "encoder_fingerprint": found.fingerprint,
-        "data": corpus.hashes | {"wordings.jsonl": digest()},
-        "schedule": asdict(schedule),
-        "train_seconds": round(time.perf_counter() - started),
-        "separation_before": before,
-        "separation": {name: last[name] for name in before},
-    }
+        update = refine(lesson.trunk, lesson.tokenizer, Wants(lesson.corpus, lesson.taught), lesson.held_out, schedule, report)
+    about = lesson.about(schedule, separation_before=before, separation={name: last[name] for name in before})
     replace(update, about=about).save(out)
     told = ", ".join(f"{name} {before[name]:.3f} before, {last[name]:.3f} now" for name in before)
     console.print(f"{out}: area under the curve on kinds never trained on, against another {told}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from app.cli.serve import fail, settings_or_exit
+from app.cli.lesson import Lesson
+from app.cli.serve import fail
 from app.cli.train import console, training
 
 
@@ -29,33 +29,17 @@ def train_judge(
 
 
 def _train(data: Path, steps: int, seed: int, out: Path) -> None:
-    from models import weights
-    from models.corpus import Corpus
-    from models.encoder import read
     from models.judging import Pairs, Schedule, train
-    from models.model import hush
-    from models.parts import ENCODER
-    from models.wants import HELD_OUT, digest, kinds
 
-    corpus, known, schedule = Corpus.read(data), kinds(), Schedule(steps=steps, seed=seed)
-    found = weights.locate(ENCODER, settings_or_exit().weights_dir, console.print)
-    hush()
-    started, last = time.perf_counter(), dict[str, Any]()
+    lesson, schedule, last = Lesson.prepare(data), Schedule(steps=steps, seed=seed), dict[str, Any]()
     with training(steps) as tell:
 
         def report(record: dict[str, Any]) -> None:
             last.update(record)
             tell(record["step"], f"loss {record['loss']:.3f}" + (f" relation {last['relation']:.3f}" if "relation" in last else ""))
 
-        update = train(*read(found.folder), Pairs(corpus, known[:-HELD_OUT]), known[-HELD_OUT:], schedule, report)
-    about = {
-        "encoder": ENCODER,
-        "encoder_fingerprint": found.fingerprint,
-        "data": corpus.hashes | {"wordings.jsonl": digest()},
-        "schedule": asdict(schedule),
-        "train_seconds": round(time.perf_counter() - started),
-        "separation": {name: last[name] for name in ("subject", "relation")},
-    }
-    replace(update, about=about).save(out)
-    told = ", ".join(f"{name} {last[name]:.3f}" for name in ("subject", "relation"))
+        update = train(lesson.trunk, lesson.tokenizer, Pairs(lesson.corpus, lesson.taught), lesson.held_out, schedule, report)
+    separation = {name: last[name] for name in ("subject", "relation")}
+    replace(update, about=lesson.about(schedule, separation=separation)).save(out)
+    told = ", ".join(f"{name} {area:.3f}" for name, area in separation.items())
     console.print(f"{out}: area under the curve on kinds never trained on, against another {told}")
