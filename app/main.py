@@ -14,6 +14,7 @@ from app import __version__, background, errors
 from app.access import open_access
 from app.expiry import Expiry
 from app.gauges import Gauges
+from app.loading import model_of
 from app.metrics import Metrics
 from app.middleware import BodyLimits, Ports, RequestLog, SecurityHeaders
 from app.recall import scope_of
@@ -36,16 +37,8 @@ LoadModel = Callable[[Settings], Model]
 
 
 def load_model(settings: Settings) -> Model:
-    """The settings' model, from the cache folder."""
-    return Model.load(
-        settings.decoder,
-        settings.adapter,
-        settings.device,
-        settings.weights_dir,
-        lambda text: log.info("model", step=text),
-        update=settings.encoder_update,
-        judge=settings.judge,
-    )
+    """The settings' model; long steps go to the log."""
+    return model_of(settings, lambda text: log.info("model", step=text))
 
 
 async def open_store(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> MeasuredStore:
@@ -97,7 +90,7 @@ async def open_service(
         model,
         metrics,
         pages=PageSettings(slots=settings.page_slots),
-        scope=scope_of(model, settings.scope_threshold),
+        scope=scope_of(model, settings),
         holding=Holding(
             budget_bytes=settings.memory_budget_mb << 20,
             max_facts=settings.tenant_max_facts,

@@ -6,20 +6,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from app.settings import Settings
 from memory.bridge import best, bridges
 from memory.episodic import EpisodicMemory
 from memory.fact import Fact
 from memory.page import PageSettings
 from memory.query import Query, Reading
-from memory.scope import Scope
+from memory.scope import STRICT, Scope
 from models.evaluation.records import Record
 from models.evaluation.systems import Ask, in_prompt
 from models.model import Model
 
 
-def scope_of(model: Model, threshold: float | None = None) -> Scope:
-    """The detector for a model's keys; a threshold of one's own holds for any number of facts."""
+def scope_of(model: Model, settings: Settings | None = None) -> Scope:
+    """The detector for a model's keys, as calibrated or as the settings have it; a threshold of one's own holds for any number of facts."""
     scope = Scope(meaning=model.encoder.meaning_dim, judge=model.judge)
+    if settings is None:
+        return scope
+    if settings.scope_strict:
+        scope = replace(scope, judged_frame=STRICT)
+    threshold = settings.scope_threshold
     return scope if threshold is None else replace(scope, threshold=threshold, rise=0.0)
 
 

@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     judge: Path | None = Field(None, description="Weights of the judge, which scope asks in doubt, a file; empty: those shipped.")
     page_slots: int = Field(512, ge=1, le=4096, description="Facts a page of the memory holds at most.")
     scope_threshold: float | None = Field(None, ge=-1, le=2, description="Score from which a prompt is in scope; empty: calibrated.")
+    scope_strict: bool = Field(False, description="Judge statements that share a fifth of a fact's frame, too: fewer near misses answered.")
     api_keys: str = Field("", repr=False, description="Static keys, `key:tenant,…`, each of 8 characters or more.")
     insecure: bool = Field(False, description="Serve outside loopback without any key.")
     queue_size: int = Field(256, ge=1, description="Jobs and texts that may wait before requests get 429; a tenant may fill 3/4 of it.")

@@ -35,6 +35,8 @@ from memory.fact import Fact
 from memory.frame import shared_frame
 from memory.names import content, lacking, names, sequence, words
 
+STRICT = 0.2  # `judged_frame` of a strict detector
+
 
 @dataclass(frozen=True)
 class ScopeDecision:

@@ -23,21 +23,13 @@ def load(threads: int | None) -> Model:
     import torch
 
     from app.cli.serve import settings_or_exit
-    from models.model import Model, hush
+    from app.loading import model_of
+    from models.model import hush, silent
 
     if threads:
         torch.set_num_threads(threads)
     hush()
-    settings = settings_or_exit()
-    return Model.load(
-        settings.decoder,
-        settings.adapter,
-        settings.device,
-        settings.weights_dir,
-        update=settings.encoder_update,
-        judge=settings.judge,
-        release=False,
-    )
+    return model_of(settings_or_exit(), silent, release=False)
 
 
 @contextmanager

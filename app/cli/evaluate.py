@@ -84,6 +84,8 @@ EXPERIMENTS = (
     ("untouched", "untouched", 500, 1000, "Running text (--data) with --fill's facts in the memory: perplexity and words as before?"),
     ("ablations", "ablations", 100, 512, "CounterFact with one part left out, or in the paper's form: what is each part worth?"),
     ("membership", "membership", 300, 512, "Can who looks at a memory tell facts that were in it from facts that never were?"),
+    ("selective", "selective", 200, 2048, "Half of a memory is forgotten: is that half gone, and the other still there?"),
+    ("cleanup", "cleanup", 100, 1, "How noisy a readout may be, and how many facts make it so: theory beside measurement."),
     ("forget", "forgetting", 200, 512, "CounterFact facts forgotten one by one: are plain answers back, and other readouts unmoved?"),
 )
 for _name, _function, _n, _facts, _help in EXPERIMENTS:

@@ -13,7 +13,7 @@ def plot(figures: Path, pictures: Path) -> list[Path]:
     """Draw what a folder of `evaluate … --json` files has figures for; the pictures' paths."""
     prepare(pictures)
     made = []
-    for name, draw in {"scope": _scope, "retention": _retention, "context": _context}.items():
+    for name, draw in {"scope": _scope, "retention": _retention, "context": _context, "cleanup": _cleanup}.items():
         if (source := figures / f"{name}.json").is_file():
             target = pictures / f"{name}.svg"
             draw(json.loads(source.read_text()), target)
@@ -72,6 +72,30 @@ def _context(told: dict[str, Any], target: Path) -> None:
     quality.set(xscale="log", xlabel="facts", ylabel="answers said, percent", ylim=(-3, 103))
     seconds.set(xscale="log", yscale="log", xlabel="facts", ylabel="seconds an answer (logarithmic)")
     for axes in (quality, seconds):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    save(figure, target)
+
+
+def _cleanup(told: dict[str, Any], target: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    by_noise, by_load, rows = (told["cleanup"][name] for name in ("by_noise", "by_load", "rows"))
+    figure, (noisy, loaded) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(f"Clean-up of noisy readouts, {told['n']} answers a point, {told['decoder']}", fontsize=10)
+    levels = [row["noise"] for row in by_noise]
+    for number, length in enumerate(by_noise[0]["theory"]):
+        colour, label = f"C{number}", f"{length} token{'s' * (length != '1')}"
+        noisy.plot(levels, [100 * row["theory"][length] for row in by_noise], color=colour, label=f"{label}, theory")
+        noisy.plot(levels, [100 * row["measured"][length] for row in by_noise], "o", color=colour, label=f"{label}, measured")
+    noisy.set(xlabel="norm of the noise over norm of the code", ylabel="answers right, percent", ylim=(-3, 103))
+    facts = [row["facts"] for row in by_load]
+    loaded.plot(facts, [100 * row["theory"] for row in by_load], color="C3", label="error, √(1 − K / N)")
+    loaded.plot(facts, [100 * row["root_mean_square"] for row in by_load], "o", color="C3", label="error, measured")
+    loaded.plot(facts, [100 * row["right"] for row in by_load], "s-", color="C2", label="answers right after clean-up")
+    loaded.axvline(rows, color="grey", ls="--", lw=0.8)
+    loaded.set(xlabel=f"facts in one matrix of {rows} rows (paper's addressing)", ylabel="percent", ylim=(-3, 103))
+    for axes in (noisy, loaded):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     save(figure, target)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from app.loading import model_of
 from app.recall import Recall, RecallOne, scope_of
 from app.settings import Settings
 from memory.page import PageSettings
@@ -53,12 +54,16 @@ class Setup:
     @cached_property
     def model(self) -> Model:
         """The model that the settings and options name. Raises ModelError."""
-        settings = Settings()
-        name, adapter = self.decoder or settings.decoder, self.adapter or settings.adapter
-        if self.decoder and self.decoder != settings.decoder and self.adapter is None:
-            adapter = None  # LARIMAR_ADAPTER belongs to LARIMAR_DECODER
-        update, judge = settings.encoder_update, settings.judge
-        return Model.load(name, adapter, settings.device, settings.weights_dir, console.print, update=update, judge=judge)
+        settings, changed = self.settings, dict[str, Any]()
+        if self.decoder and self.decoder != settings.decoder:
+            changed = {"decoder": self.decoder, "adapter": None}  # LARIMAR_ADAPTER belongs to LARIMAR_DECODER
+        if self.adapter:
+            changed["adapter"] = self.adapter
+        return model_of(settings.model_copy(update=changed), console.print)
+
+    @cached_property
+    def settings(self) -> Settings:
+        return Settings()
 
     @property
     def about(self) -> dict[str, Any]:
@@ -71,6 +76,7 @@ class Setup:
             "adapter": self.adapter.name if self.adapter else "shipped",
             "fingerprint": self.model.fingerprint[:16],
             "data": self.data.name,
+            "scope": {"threshold": self.settings.scope_threshold, "strict": self.settings.scope_strict},
             "compared": list(self.systems),
             "seed": self.seed,
         }
@@ -136,7 +142,7 @@ class Setup:
 
     def recall(self, taught: Sequence[Record], *, quiet: bool = False) -> Recall:
         """A memory that holds `taught`; without any, one that holds each examined record alone."""
-        recall = (Recall if taught else RecallOne)(self.model, self.pages, scope_of(self.model))
+        recall = (Recall if taught else RecallOne)(self.model, self.pages, scope_of(self.model, self.settings))
         for record in taught if quiet else steps("teaching", taught):
             recall.teach(record)
         return recall

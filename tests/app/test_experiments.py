@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from app.experiments import ablations
+from app.experiments.cleanup import cleanup, slot_kept
 from app.experiments.context import context
 from app.experiments.editing import editing
 from app.experiments.evolution import evolution
 from app.experiments.plots import plot
 from app.experiments.retention import retention
 from app.experiments.scope import scope
+from app.experiments.selective import selective
 from app.experiments.setup import Setup
 from app.experiments.untouched import untouched
+from memory.page import PageSettings
 from models.errors import DataMissing
 from tests.models import toys
 
@@ -117,6 +121,41 @@ def test_facts_in_the_prompt_take_room_and_facts_in_the_memory_do_not(setup: Set
     assert tokens[2] > 3 * tokens[1] > 6 * tokens[0] / 2
     assert [row["prompt"]["fits"] for row in rows] == [1.0, 1.0, 0.0] and rows[2]["prompt"]["edit"] == 0.0
     assert all(0.0 <= row[name][examined] <= 1.0 for row in rows for name in ("larimar", "prompt") for examined in ("edit", "rephrase"))
+
+
+def test_half_of_a_memory_is_forgotten_and_the_other_half_stays(setup: Setup) -> None:
+    given = replace(setup, pages=PageSettings(slots=8))
+    given.__dict__["model"] = setup.model
+    selective(given)
+    rows = found(setup, "selective")["rows"]
+    assert [row["facts"] for row in rows] == [4, 8, 16, 24]
+    for row in rows:
+        assert row["before"]["prompt"] == row["retained"]["prompt"] == 1.0 and row["forgotten"]["prompt"] == 0.0
+        assert row["residual"] < 1e-8
+
+
+def test_theory_says_how_noisy_a_readout_may_be(setup: Setup) -> None:
+    code, token, draws = setup.model.code, ord("n"), 2000
+    clean, generator, chances = code.encode([token]), torch.Generator().manual_seed(0), list[float]()
+    for deviation in (0.01, 0.8, 1.2, 1.6, 2.4):
+        spoiled = (clean + deviation * torch.randn(len(clean), generator=generator) for _ in range(draws))
+        chances.append(slot_kept(code, token, deviation))
+        counted = sum(code.clean(readout)[:1] == [token] for readout in spoiled) / draws
+        assert abs(counted - chances[-1]) < 0.1, deviation
+    assert abs(chances[0] - 1.0) < 1e-9 and chances == sorted(chances, reverse=True) and chances[-1] < 0.5
+
+
+def test_facts_that_fit_are_read_back_and_more_are_not(setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("app.experiments.cleanup.LOADS", (0.5, 1.0, 2.0))
+    given = replace(setup, pages=PageSettings(slots=12), json_file=tmp_path / "figures" / "cleanup.json")
+    given.__dict__["model"] = setup.model
+    cleanup(given)
+    told = json.loads((tmp_path / "figures" / "cleanup.json").read_text())["cleanup"]
+    half, full, twice = told["by_load"]
+    assert [row["facts"] for row in told["by_load"]] == [6, 12, 24]
+    assert half["right"] == 1.0 and half["root_mean_square"] < 0.1 and half["theory"] == full["theory"] == 0.0
+    assert twice["theory"] == 0.5**0.5 and twice["root_mean_square"] > half["root_mean_square"]
+    assert [path.name for path in plot(tmp_path / "figures", tmp_path / "pictures")] == ["cleanup.svg"]
 
 
 def test_with_all_parts_an_ablation_is_the_evaluation(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from app.recall import scope_of
 from app.settings import PREFIX, Settings, read_settings
+from memory.scope import STRICT
+from tests.models import toys
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +112,12 @@ def test_secrets_are_in_no_representation(monkeypatch: pytest.MonkeyPatch) -> No
 def test_secret_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "larimar_api_keys").write_text("0123456789abcdef:tenant\n")
     assert Settings(_secrets_dir=tmp_path).tenants_by_key == {"0123456789abcdef": "tenant"}  # type: ignore[call-arg]
+
+
+def test_scope_is_calibrated_unless_settings_say_otherwise() -> None:
+    model = toys.model()
+    calibrated = scope_of(model)
+    assert scope_of(model, Settings()) == calibrated
+    strict, own = scope_of(model, Settings(scope_strict=True)), scope_of(model, Settings(scope_threshold=0.7))
+    assert strict == replace(calibrated, judged_frame=STRICT) and STRICT < calibrated.judged_frame
+    assert own.threshold_for(1) == own.threshold_for(10_000) == 0.7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from memory.expectation import is_question, misfits
 from memory.fact import Fact
-from memory.scope import Scope
+from memory.scope import STRICT, Scope
 
 SCOPE = Scope()
 COSINE = st.floats(-1, 1)
@@ -171,6 +172,14 @@ def test_the_judge_is_asked_only_where_it_may_decide() -> None:
     ):
         assert judged(query, prompt, similarity, -9.0)[1].asked == []
     assert judged("The foot of Acme is", "The head of Acme is", 0.9, -9.0)[1].asked  # the fact's frame
+
+
+def test_a_strict_detector_has_statements_judged_that_share_little_of_the_frame() -> None:
+    query, stored = "The tower of Acme leans to", fact("The head of Acme is")
+    for scope, is_asked in ((Scope(), False), (Scope(judged_frame=STRICT), True)):
+        bench = Bench(-9.0)
+        replace(scope, judge=bench).decide(query, [(stored, 0.9)], 1)
+        assert bool(bench.asked) is is_asked
 
 
 def test_a_statement_is_only_spoken_against_and_own_words_are_worth_the_most() -> None:
