@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,9 @@ from models.sequence import TextSequence
 from models.trunk import Trunk, trunk_of
 
 __all__ = ["Decoder", "Forced", "Generation", "Sampling"]
+
+# Byte-level vocabularies write a letter of more than one byte by its first byte: Ã, Ä and Å begin the accented Latin ones.
+_IN_WORD = re.compile("[A-Za-z0-9ÃÄÅ]")
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,14 @@ class Decoder:
     def text(self, token_ids: Sequence[int]) -> str:
         out: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return out
+
+    @cached_property
+    def joined(self) -> Tensor:
+        """(V,) bool: tokens that begin in the middle of a Latin word or a number, without a space before them."""
+        known = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
+        found = torch.zeros(self.embedding.weight.shape[0], dtype=torch.bool)
+        found[: len(known)] = torch.tensor([bool(_IN_WORD.match(token)) for token in known])
+        return found.to(self.device)
 
     def chat(self, messages: list[dict[str, str]]) -> str:
         """Messages in the decoder's chat template, ready for the assistant's turn."""

@@ -16,7 +16,7 @@ from models.corpus import Corpus
 from models.evaluation.membership import area
 from models.judge import MAX_PIECES, JudgeUpdate, compared, head_of
 from models.lora import LowRank, attach
-from models.wants import Kind, as_asked, fill, subjects_of
+from models.wants import Kind, as_asked, fill, mistaken, subjects_of
 
 OWN = ("LayerNorm", "token_type_embeddings")  # parameters that are trained themselves, beside the low-rank update
 CHUNK = 32  # pairs of like length that are read together
@@ -96,11 +96,12 @@ class Pairs:
                 for wording in (max(others, key=lambda text: _overlap(one, text) + 0.15 * rng.random()), rng.choice(others)):
                     pairs.append(Pair(prompt, self._noise(rng, fill(wording, subject)), same=False))
             odds = rng.random()
-            if odds < 0.45 and len(subjects) > 1:
-                stranger = rng.choice([name for name in subjects if name != subject])
-                wording = rng.choice(relations[relation]) if odds < 0.3 else one
+            if odds < 0.5 and len(subjects) > 1:
+                like = mistaken(rng, subject, subjects) if odds < 0.3 else None
+                stranger = like or rng.choice([name for name in subjects if name != subject])
+                wording = rng.choice(relations[relation]) if rng.random() < 0.67 else one
                 pairs.append(Pair(prompt, self._noise(rng, fill(wording, stranger)), same=False))
-            elif odds < 0.7:
+            elif odds < 0.75:
                 pairs.append(Pair(prompt, self._noise(rng, fill(other, subject).lower()), same=True))
         return pairs
 
@@ -128,8 +129,9 @@ def _overlap(some: str, others: str) -> float:
 
 
 def separation(odds: Callable[[Sequence[tuple[str, str]]], list[float]], kinds: Sequence[Kind], seed: int = 0) -> dict[str, float]:
-    """Areas under the ROC curve of pairs of one want, against another subject and against another relation."""
-    rng, same, strangers, neighbours = random.Random(f"judge:{seed}"), list[tuple[str, str]](), [], []
+    """Areas under the ROC curve of pairs of one want, against another subject, a name that is like the subject's, and another relation."""
+    rng, same = random.Random(f"judge:{seed}"), list[tuple[str, str]]()
+    strangers, namesakes, neighbours = list[tuple[str, str]](), list[tuple[str, str]](), list[tuple[str, str]]()
     for kind in kinds:
         for relation in kind.relations:
             for _ in range(3):
@@ -139,8 +141,10 @@ def separation(odds: Callable[[Sequence[tuple[str, str]]], list[float]], kinds: 
                 same.append((prompt, fill(other, subject)))
                 strangers.append((prompt, fill(rng.choice([one, other]), stranger)))
                 neighbours.append((prompt, fill(rng.choice(neighbour), subject)))
-    wanted = odds(same)
-    return {"subject": area(wanted, odds(strangers)), "relation": area(wanted, odds(neighbours))}
+                if like := mistaken(rng, subject, kind.subjects):
+                    namesakes.append((prompt, fill(other, like)))
+    wanted, others = odds(same), {"subject": strangers, "name": namesakes, "relation": neighbours}
+    return {name: area(wanted, odds(pairs)) for name, pairs in others.items() if pairs}
 
 
 def train(

@@ -24,6 +24,7 @@ from models.sentences import clean, questions, split
 from models.sequence import TextSequence
 
 MAX_FACT_PROMPT_TOKENS = 256  # the encoder reads no more
+LATIN_END = "\u0250"  # the first letter beyond the Latin ones, which are written with spaces between words
 PIECES = 4  # prefixes of a target at most, one behind the other, each of as many tokens as the adapter has positions
 
 
@@ -191,7 +192,11 @@ class Model:
         """What holds a text to its readouts; None for none."""
         answers = [self.decoder.text(tokens).strip() for tokens in self._answers(readouts)]
         # An answer follows a space, or after a line break or a chat template's turn nothing.
-        return Pointer(self.decoder.answer_tokens(listed(answers), lead) for lead in (" ", "")) if answers else None
+        if not answers:
+            return None
+        said = listed(answers)
+        joined = self.decoder.joined if said[-1:].isalnum() and said[-1] < LATIN_END else None
+        return Pointer((self.decoder.answer_tokens(said, lead) for lead in (" ", "")), joined)
 
     def _answers(self, readouts: Readouts) -> list[list[int]]:
         readouts = () if readouts is None else (readouts,) if isinstance(readouts, Tensor) else readouts

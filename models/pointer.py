@@ -3,8 +3,8 @@
 The prefix tells the decoder what to say; a decoder that copies by looking for the last place where it said the same token
 goes astray where an answer repeats itself ("Missississippi", "978-3-555-01020-7") or where there are several. The readout's
 tokens are known, so the next of them gets a bonus on its logit: the copying half of a pointer network (Vinyals et al.
-2015; See et al. 2017), without parameters. What is said before and after is the decoder's alone, and without a readout
-there is no pointer.
+2015; See et al. 2017), without parameters. What is said before and after is the decoder's alone, but for one thing: the token
+behind an answer does not go on with its last word ("Astana" is not to become "Astanabad"). Without a readout there is no pointer.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ class Pointer:
 
     Args:
         ways: the answer's token ids in every tokenisation that it may be said in (with and without a leading space).
+        joined: (V,) bool, tokens that would go on with the answer's last word; None where none would.
     """
 
-    def __init__(self, ways: Iterable[Sequence[int]]) -> None:
+    def __init__(self, ways: Iterable[Sequence[int]], joined: Tensor | None = None) -> None:
+        self._joined, self._closing = joined, False
         self._said = {tuple(ids): 0 for ids in ways if ids}  # tokens to how many of them have just been said
         self._begun = False
         self.done = False  # whether the answer has been said
@@ -49,7 +51,9 @@ class Pointer:
         return 0.0 if self._begun else FIRST
 
     def apply(self, logits: Tensor) -> Tensor:
-        """(V,) logits with the bonus; the tensor itself where there is none."""
+        """(V,) logits with the bonus, or without what must not follow; the tensor itself where there is neither."""
+        if self._closing and self._joined is not None:
+            return logits.masked_fill(self._joined, -torch.inf)
         bonus = self.bonus
         if not bonus:
             return logits
@@ -58,8 +62,8 @@ class Pointer:
 
     def advance(self, token: int) -> None:
         """Take note of a token that was said; once the answer is complete the pointer has no say any more."""
-        self._begun = True
+        self._begun, self._closing = True, False
         for way, said in self._said.items():
             self._said[way] = said + 1 if token == way[said] else int(token == way[0])
         if any(said == len(way) for way, said in self._said.items()):
-            self._said, self.done = {}, True
+            self._said, self.done, self._closing = {}, True, True

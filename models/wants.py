@@ -124,6 +124,24 @@ def subjects_of(rng: random.Random, kind: Kind, corpus: Corpus) -> Sequence[str]
     return kind.subjects
 
 
+def mistaken(rng: random.Random, subject: str, names: Sequence[str]) -> str | None:
+    """A name that is like a subject's and another's: one number of it changed, or one of its words taken from another name."""
+    parts = subject.split()
+    places = [at for at, word in enumerate(parts) if word[:1].isupper() or any(letter.isdigit() for letter in word)]
+    if not places or (len(parts) == 1 and not any(letter.isdigit() for letter in subject)):
+        return None
+    at = rng.choice(places)
+    if digits := [n for n, letter in enumerate(parts[at]) if letter in "0123456789"]:
+        n = rng.choice(digits)
+        parts[at] = parts[at][:n] + rng.choice([d for d in "123456789" if d != parts[at][n]]) + parts[at][n + 1 :]
+        return " ".join(parts)
+    words = {word for name in names for word in name.split() if word[:1].isupper() and not set(word) & set("'’\".,0123456789")}
+    if not (others := sorted(words - set(parts))):
+        return None
+    parts[at] = rng.choice(others) + ("'s" if parts[at].endswith("'s") else "")
+    return " ".join(parts)
+
+
 def as_asked(rng: random.Random, text: str, sentences: Sequence[str], *, behind: float, stopped: float, slipped: float) -> str:
     """A text as people and evaluation sets write it.
 

@@ -39,7 +39,7 @@ def _train(data: Path, steps: int, seed: int, out: Path) -> None:
             tell(record["step"], f"loss {record['loss']:.3f}" + (f" relation {last['relation']:.3f}" if "relation" in last else ""))
 
         update = train(lesson.trunk, lesson.tokenizer, Pairs(lesson.corpus, lesson.taught), lesson.held_out, schedule, report)
-    separation = {name: last[name] for name in ("subject", "relation")}
+    separation = {name: last[name] for name in ("subject", "name", "relation") if name in last}
     replace(update, about=lesson.about(schedule, separation=separation)).save(out)
     told = ", ".join(f"{name} {area:.3f}" for name, area in separation.items())
     console.print(f"{out}: area under the curve on kinds never trained on, against another {told}")

@@ -57,6 +57,28 @@ def test_only_the_named_logits_rise() -> None:
     assert pointer.apply(logits) is logits
 
 
+def test_only_the_token_behind_an_answer_does_not_go_on_with_its_word() -> None:
+    joined, logits = torch.tensor([True, False, True, False]), torch.zeros(4)
+    pointer = Pointer([[2, 3]], joined)
+    for token in (2, 3):
+        assert not pointer.apply(logits).isinf().any()
+        pointer.advance(token)
+    assert torch.equal(pointer.apply(logits).isinf(), joined)
+    pointer.advance(1)
+    assert pointer.apply(logits) is logits
+
+
+@pytest.mark.parametrize(("answer", "held"), [("Astana", True), ("45", True), ("5 kg.", False), ("東京", False), ("Åä", True)])
+def test_words_that_are_written_apart_end_with_the_answer(answer: str, held: bool) -> None:
+    pointer = MODEL.pointer(MODEL.code.encode(MODEL.decoder.answer_tokens(answer)))
+    assert pointer is not None
+    for token in MODEL.decoder.answer_tokens(answer):
+        pointer.advance(token)
+    pointed = pointer.apply(torch.zeros(len(MODEL.decoder.joined)))
+    blocked = {MODEL.decoder.tokenizer.decode([number]) for number in pointed.isinf().nonzero().flatten().tolist()}
+    assert pointer.done and ({"a", "Z", "7"} <= blocked if held else not blocked) and not {" ", ".", "<", "-"} & blocked
+
+
 @pytest.fixture(scope="module")
 def real() -> Model:
     settings = Settings()

@@ -21,7 +21,7 @@ from models.errors import AdapterCorrupt, AdapterMismatch
 from models.lora import LowRank, attach, switched_off
 from models.parts import ENCODER
 from models.refining import Schedule, contrast, refine, separation
-from models.wants import HELD_OUT, Kind, Wants, fill, kinds
+from models.wants import HELD_OUT, Kind, Wants, fill, kinds, mistaken
 from models.weights import locate
 from tests.models import toys
 
@@ -50,6 +50,17 @@ def test_batches_hold_near_neighbours(wants: Wants) -> None:
     pairs = [pair for seed in range(20) for pair in wants.draw(random.Random(seed), 48) if len(pair.want) == 3]
     assert any(a.want[:2] == b.want[:2] and a.want[2] != b.want[2] for a in pairs for b in pairs)
     assert any(a.want[::2] == b.want[::2] and a.want[1] != b.want[1] for a in pairs for b in pairs)
+
+
+@given(st.integers(0, 10_000))
+def test_a_mistaken_name_is_like_the_subject_and_no_longer_it(seed: int) -> None:
+    rng = random.Random(seed)
+    kind = rng.choice(kinds())
+    for subject in kind.subjects:
+        if like := mistaken(rng, subject, kind.subjects):
+            ours, theirs = subject.split(), like.split()
+            assert len(ours) == len(theirs) and sum(a != b for a, b in zip(ours, theirs, strict=True)) == 1
+    assert mistaken(rng, "the boiler", ["Acme"]) is None and mistaken(rng, "bay 7", []) != "bay 7"
 
 
 def test_a_subject_begins_its_sentence_with_a_capital() -> None:
