@@ -29,6 +29,7 @@ from models.baselines.rome import RankOne
 from models.decoder import Decoder
 from models.evaluation.records import Record
 from models.model import Model
+from models.pointer import Pointer
 from models.sampling import Sampling
 from models.trunk import TransformersTrunk
 
@@ -47,10 +48,15 @@ def editors(
     decoder = model.decoder
     layers = len(decoder.model.base_model.layers)
     early, late = layers // 3, 2 * layers // 3
-    others: list[Editor] = [FineTuning(decoder, early), RankOne(decoder, early, texts), Codebook(decoder, late)]
+    others: list[Editor] = [
+        FineTuning(decoder, early, within=None),
+        FineTuning(decoder, early),
+        RankOne(decoder, early, texts),
+        Codebook(decoder, late),
+    ]
     slow = Decoder(decoder.model, decoder.tokenizer, fingerprint=decoder.fingerprint, name=decoder.name)
     slow.__dict__["trunk"] = TransformersTrunk(decoder.model)  # sees edited weights, where packed ones would not
-    figures: dict[str, Any] = {"n": len(records), "decoder": decoder.name, "seed": seed, "layers": {"FT-L, ROME": early, "GRACE": late}}
+    figures: dict[str, Any] = {"n": len(records), "decoder": decoder.name, "seed": seed, "layers": {"FT, FT-L, ROME": early, "GRACE": late}}
     plain = [[_say(slow, prompt, None) for prompt, _ in record.neighbours] for record in records]
     measure = partial(_measure, records, plain, slow.answer_tokens, tick)
     for system in others:
@@ -64,8 +70,8 @@ def editors(
 Answer = Callable[[str, int], list[int]]  # a prompt and a number of tokens to the tokens that are said
 
 
-def _say(decoder: Decoder, prompt: str, prefix: Tensor | None, tokens: int = UNCHANGED) -> list[int]:
-    return list(decoder.generate([decoder.tokens(prompt)], [prefix], [Sampling(tokens)])[0].token_ids)
+def _say(decoder: Decoder, prompt: str, prefix: Tensor | None, tokens: int = UNCHANGED, pointer: Pointer | None = None) -> list[int]:
+    return list(decoder.generate([decoder.tokens(prompt)], [prefix], [Sampling(tokens)], [pointer])[0].token_ids)
 
 
 def _edited(slow: Decoder, system: Editor, record: Record) -> tuple[float, Any, Answer]:
@@ -84,7 +90,7 @@ def _written(model: Model, slow: Decoder, record: Record) -> tuple[float, Any, A
 
     def answer(prompt: str, tokens: int) -> list[int]:
         reading = memory.read([Query(*found) for found in model.encode_query(prompt)])
-        return _say(slow, prompt, model.soft_tokens(reading.readouts), tokens)
+        return _say(slow, prompt, model.soft_tokens(reading.readouts), tokens, model.pointer(reading.readouts))
 
     return elapsed, nullcontext(), answer
 

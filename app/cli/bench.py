@@ -151,7 +151,7 @@ def editors(
     threads: Threads = None,
     json_file: Json = None,
 ) -> None:
-    """Our write beside FT-L, a ROME-style and a GRACE-style edit: time and quality on the same records."""
+    """Our write beside FT, FT-L, a ROME-style and a GRACE-style edit: time and quality on the same records."""
     from app.bench.editors import editors as run
     from app.cli.serve import fail
     from models.errors import DataMissing
@@ -162,7 +162,7 @@ def editors(
     except (DataMissing, OSError) as error:
         fail(str(error))
     model = load(threads)
-    with progress("editors", 4 * n) as tick:
+    with progress("editors", 5 * n) as tick:
         texts = [record.prompt for record in drawn[n:]]  # of records that are not edited
         report("editors", run(model, drawn[:n], texts, seed=seed, tick=tick), json_file, str(model.device))
 

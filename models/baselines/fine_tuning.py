@@ -1,4 +1,4 @@
-"""FT-L: fine-tune one layer's MLP output matrix, each weight kept within ε of where it was.
+"""FT and FT-L: fine-tune one layer's MLP output matrix; for FT-L each weight is kept within ε of where it was.
 
 Zhu et al. 2020 (arXiv 2012.00363), with the constants that EasyEdit gives for GPT-2 XL (hparams/FT/gpt2-xl.yaml): Adam,
 learning rate 5e-4, at most 25 steps, ε = 5e-4 in the maximum norm. An edit ends early once its loss is below 0.01.
@@ -16,17 +16,17 @@ from models.decoder import Decoder
 
 
 class FineTuning:
-    """FT-L.
+    """FT-L, or FT.
 
     Args:
         layer: which block's MLP.
+        within: ε; None: unbounded, FT.
     """
 
-    name = "FT-L"
-
     def __init__(
-        self, decoder: Decoder, layer: int, *, steps: int = 25, rate: float = 5e-4, within: float = 5e-4, enough: float = 1e-2
+        self, decoder: Decoder, layer: int, *, steps: int = 25, rate: float = 5e-4, within: float | None = 5e-4, enough: float = 1e-2
     ) -> None:
+        self.name = "FT" if within is None else "FT-L"
         self.decoder, self.steps, self.rate, self.within, self.enough = decoder, steps, rate, within, enough
         self._weight = layers_of(decoder.model)[layer].mlp.down_proj.weight
 
@@ -44,6 +44,8 @@ class FineTuning:
                     break
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's
                 optimiser.step()
+                if self.within is None:
+                    continue
                 with torch.no_grad():
                     self._weight.copy_(torch.clamp(self._weight, before - self.within, before + self.within))
             self._weight.requires_grad_(False)

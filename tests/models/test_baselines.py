@@ -17,6 +17,7 @@ from tests.models import toys
 
 PROMPT, TARGET = "the capital of zor is", "Kal"
 EDITORS: dict[str, Callable[[Decoder], Editor]] = {
+    "FT": lambda decoder: FineTuning(decoder, 0, rate=2e-2, within=None, steps=60),
     "FT-L": lambda decoder: FineTuning(decoder, 0, rate=2e-2, within=1.0, steps=60),  # a toy's weights are far larger
     "ROME-style": lambda decoder: RankOne(decoder, 0, ["some ordinary text", "and some more of it"], steps=60),
     "GRACE-style": lambda decoder: Codebook(decoder, 1, steps=60),
