@@ -34,6 +34,7 @@ class MemoryControl(Body):
     include_only: list[FactId] | None = Field(None, max_length=256)
     scope_threshold: float | None = Field(None, ge=-1.0, le=2.0)
     hops: Literal[1, 2] = 1
+    answer_only: bool = False
 
 
 class StreamOptions(Body):
@@ -78,7 +79,14 @@ class CompletionBase(Body):
     def sampling(self, max_tokens: int, logprobs: int | None) -> Sampling:
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Sampling(
-            max_tokens, self.temperature or 0.0, self.top_p or 1.0, self.seed, tuple(stops), self.top_k or 0, logprobs
+            max_tokens,
+            self.temperature or 0.0,
+            self.top_p or 1.0,
+            self.seed,
+            tuple(stops),
+            self.top_k or 0,
+            logprobs,
+            self.larimar.answer_only,
         )
 
 

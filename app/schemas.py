@@ -144,6 +144,7 @@ class GenerateIn(Body):
     include_only: list[FactId] | None = Field(None, max_length=256, description="answer as if there were only these facts")
     scope_threshold: float | None = Field(None, ge=-1.0, le=2.0, description="score a fact must reach, instead of the calibrated one")
     hops: Literal[1, 2] = Field(1, description="2: a fact may also be asked for by what another fact answers")
+    answer_only: bool = Field(False, description="end the text where a fact of the memory has been said")
     timeout_s: float | None = Field(None, gt=0, description="an earlier deadline than the server's: 504 when it passes")
     stream: bool = Field(False, description="answer with server-sent events: memory, token …, done")
 

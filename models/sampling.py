@@ -21,6 +21,7 @@ class Sampling:
         top_k: how many of the likeliest tokens are kept; 0 keeps all.
         seed: the same seed gives the same text in any batch; None draws one.
         stop: texts that end the generation; they are not part of it.
+        answer_only: end where a fact of the memory has been said; without one it changes nothing.
         logprobs: how many alternatives each token's log-probabilities name; None gives no log-probabilities.
     """
 
@@ -31,6 +32,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     top_k: int = 0
     logprobs: int | None = None
+    answer_only: bool = False
 
 
 @dataclass(frozen=True)

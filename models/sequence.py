@@ -91,6 +91,8 @@ class TextSequence:
         cuts = [at for stop in asked.stop if (at := self.text.find(stop)) >= 0]
         if cuts:
             self.text, self.finish = self.text[: min(cuts)], "stop"
+        elif asked.answer_only and self._pointer is not None and self._pointer.done:
+            self.finish = "stop"
         elif len(self.ids) >= asked.max_new_tokens:
             self.finish = "length"
 

@@ -69,11 +69,14 @@ def ask(
     memory: Annotated[str, typer.Option("--memory", help="auto, on or off")] = "auto",
     threshold: Annotated[float | None, typer.Option("--scope-threshold", help="score a fact must reach, not the calibrated")] = None,
     hops: Annotated[int, typer.Option("--hops", min=1, max=2, help="2: ask also by what another fact answers")] = 1,
+    answer_only: Annotated[bool, typer.Option("--answer-only", help="end where a fact of the memory has been said")] = False,
     as_json: Json = False,
 ) -> None:
     """Ask, and see which facts answered."""
     with connected() as client:
-        answer = client.generate(prompt, max_new_tokens=tokens, memory=memory, scope_threshold=threshold, hops=hops)
+        answer = client.generate(
+            prompt, max_new_tokens=tokens, memory=memory, scope_threshold=threshold, hops=hops, answer_only=answer_only
+        )
     if as_json:
         print(answer.model_dump_json())
         return

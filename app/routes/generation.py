@@ -119,7 +119,14 @@ async def generate(
     """Generate. Where the prompt asks for a fact, the memory conditions the decoder; elsewhere the plain model answers."""
     check_length(body.max_new_tokens, settings, "max_new_tokens")
     sampling = Sampling(
-        body.max_new_tokens, body.temperature, body.top_p, body.seed, tuple(body.stop), body.top_k, body.logprobs
+        body.max_new_tokens,
+        body.temperature,
+        body.top_p,
+        body.seed,
+        tuple(body.stop),
+        body.top_k,
+        body.logprobs,
+        body.answer_only,
     )
     asked = _asked(body, Ask(body.prompt, sampling, body.memory))
     if body.stream:

@@ -105,6 +105,13 @@ def test_a_sampled_text_depends_on_its_seed_and_not_on_its_company(client: httpx
     assert together == alone and len(set(alone)) > 6
 
 
+@pytest.mark.usefixtures("fact_id")
+def test_answers_alone_change_nothing_where_no_fact_answers(client: httpx.Client) -> None:
+    for memory in ("off", "auto"):
+        whole, alone = (generate(client, memory=memory, answer_only=only) for only in (False, True))
+        assert whole["text"].startswith(alone["text"]) and (memory == "auto" or alone["text"] == whole["text"])
+
+
 def test_a_stop_text_ends_the_answer_before_it(client: httpx.Client) -> None:
     text = generate(client, memory="off")["text"]
     stop = text[3:5]

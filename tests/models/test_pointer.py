@@ -79,6 +79,17 @@ def test_words_that_are_written_apart_end_with_the_answer(answer: str, held: boo
     assert pointer.done and ({"a", "Z", "7"} <= blocked if held else not blocked) and not {" ", ".", "<", "-"} & blocked
 
 
+@pytest.mark.parametrize("answer_only", [True, False])
+def test_a_text_may_end_where_the_fact_has_been_said(answer_only: bool) -> None:
+    said = MODEL.decoder.answer_tokens("Oslo")
+    code = MODEL.code.encode(said)
+    sequence = MODEL.sequence(MODEL.decoder.tokens("Who runs it?"), code, Sampling(max_new_tokens=20, answer_only=answer_only))
+    for token in said:
+        assert sequence.finish is None
+        sequence.extend(100.0 * torch.nn.functional.one_hot(torch.tensor(token), len(MODEL.decoder.joined)), token)
+    assert sequence.text == " Oslo" and sequence.finish == ("stop" if answer_only else None)
+
+
 @pytest.fixture(scope="module")
 def real() -> Model:
     settings = Settings()
