@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,27 @@ from models.wants import Kind, as_asked, fill, mistaken, subjects_of
 OWN = ("LayerNorm", "token_type_embeddings")  # parameters that are trained themselves, beside the low-rank update
 CHUNK = 32  # pairs of like length that are read together
 NEIGHBOURS = 6  # relations that a near miss is chosen from
+NAMED = re.compile(r"^the (?P<noun>[a-z][a-z -]+?) (?P<of>of|for|at|in) \{s\} is( called)?$", re.IGNORECASE)
+ABOUT = (  # what may be asked about that which a fact names, and is not the fact
+    "How old is the {n} {of} {s}?",
+    "Where does the {n} {of} {s} live?",
+    "when was the {n} {of} {s} born",
+    "The phone number of the {n} {of} {s} is",
+    "What does the {n} {of} {s} cost or earn?",
+    "Who chose the {n} {of} {s}?",
+    "Since when is that the {n} {of} {s}?",
+    "Where do I find the {n} {of} {s}?",
+    "The {n} {of} {s} was last changed on",
+    "Why is that the {n} {of} {s}?",
+    "the one before the {n} {of} {s} was",
+    "Who was or what was the {n} {of} {s} before?",
+    "The former {n} {of} {s} is",
+    "The next {n} {of} {s} will be",
+    "Who does not like the {n} {of} {s}?",
+    "the deputy or second {n} {of} {s} is",
+    "How many people know the {n} {of} {s}?",
+    "What is special about the {n} {of} {s}?",
+)
 
 
 @dataclass(frozen=True)
@@ -95,13 +117,16 @@ class Pairs:
             if others := [wording for number in near if number != relation for wording in relations[number]]:
                 for wording in (max(others, key=lambda text: _overlap(one, text) + 0.15 * rng.random()), rng.choice(others)):
                     pairs.append(Pair(prompt, self._noise(rng, fill(wording, subject)), same=False))
+            if rng.random() < 0.35 and (named := next(filter(None, map(NAMED.match, relations[relation])), None)):
+                about = rng.choice(ABOUT).replace("{n}", named["noun"]).replace("{of}", named["of"])
+                pairs.append(Pair(prompt, self._noise(rng, fill(about, subject)), same=False))
             odds = rng.random()
-            if odds < 0.5 and len(subjects) > 1:
-                like = mistaken(rng, subject, subjects) if odds < 0.3 else None
+            if odds < 0.55 and len(subjects) > 1:
+                like = mistaken(rng, subject, subjects) if odds < 0.35 else None
                 stranger = like or rng.choice([name for name in subjects if name != subject])
                 wording = rng.choice(relations[relation]) if rng.random() < 0.67 else one
                 pairs.append(Pair(prompt, self._noise(rng, fill(wording, stranger)), same=False))
-            elif odds < 0.75:
+            elif odds < 0.8:
                 pairs.append(Pair(prompt, self._noise(rng, fill(other, subject).lower()), same=True))
         return pairs
 

@@ -125,17 +125,19 @@ def subjects_of(rng: random.Random, kind: Kind, corpus: Corpus) -> Sequence[str]
 
 
 def mistaken(rng: random.Random, subject: str, names: Sequence[str]) -> str | None:
-    """A name that is like a subject's and another's: one number of it changed, or one of its words taken from another name."""
+    """A name that is like a subject's and another's: one number of it changed, or one of its words, of a thing without a name the
+    last, taken from another."""
     parts = subject.split()
     places = [at for at, word in enumerate(parts) if word[:1].isupper() or any(letter.isdigit() for letter in word)]
-    if not places or (len(parts) == 1 and not any(letter.isdigit() for letter in subject)):
+    if len(parts) == 1 and not any(letter.isdigit() for letter in subject):
         return None
-    at = rng.choice(places)
+    at = rng.choice(places) if places else len(parts) - 1
     if digits := [n for n, letter in enumerate(parts[at]) if letter in "0123456789"]:
         n = rng.choice(digits)
         parts[at] = parts[at][:n] + rng.choice([d for d in "123456789" if d != parts[at][n]]) + parts[at][n + 1 :]
         return " ".join(parts)
-    words = {word for name in names for word in name.split() if word[:1].isupper() and not set(word) & set("'’\".,0123456789")}
+    found = [word for name in names for word in name.split()] if places else [name.split()[-1] for name in names if " " in name]
+    words = {word for word in found if word[:1].isupper() == bool(places) and not set(word) & set("'’\".,0123456789")}
     if not (others := sorted(words - set(parts))):
         return None
     parts[at] = rng.choice(others) + ("'s" if parts[at].endswith("'s") else "")
