@@ -8,13 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from app.cli.listing import show
 from app.cli.serve import fail
 
 if TYPE_CHECKING:
@@ -93,16 +94,21 @@ def forget(fact_id: Annotated[str, typer.Argument(help="as `larimar facts list` 
 
 
 @facts.command("list")
-def list_facts(limit: Annotated[int, typer.Option("--limit", min=1)] = 50) -> None:
+def list_facts(
+    limit: Annotated[int, typer.Option("--limit", min=1)] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="a JSON line for each, as the server tells it")] = False,
+) -> None:
     """Show facts, in the order of their ids."""
-    table, more = Table("id", "prompt", "target", "taught"), False
     with connected() as client:
-        for number, fact in enumerate(client.facts()):
-            if more := number == limit:
-                break
-            table.add_row(fact.id, fact.prompt, fact.target, f"{datetime.fromtimestamp(fact.created_at, UTC):%Y-%m-%d %H:%M}")
-    out.print(table)
-    if more:
+        found = list(islice(client.facts(), limit + 1))
+    listed = found[:limit]
+    if as_json:
+        for fact in listed:
+            print(fact.model_dump_json())
+    else:
+        head = "id", "prompt", "target", "taught"
+        show(head, [(f.id, f.prompt, f.target, f"{datetime.fromtimestamp(f.created_at, UTC):%Y-%m-%d %H:%M}") for f in listed])
+    if len(found) > limit:
         told.print(f"[dim]the first {limit}; there are more (--limit)[/dim]")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -9,10 +10,14 @@ from pathlib import Path
 
 import pytest
 import structlog
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from app import __version__
 from app.cli import cli
-from app.settings import PREFIX
+from app.cli.listing import show
+from app.cli.store import named
+from app.settings import PREFIX, Settings
 from tests.app.hosting import hosted
 from tests.app.serving import serving
 
@@ -52,6 +57,23 @@ def test_teach_ask_list_forget(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert again.exit_code == 1 and "fact_not_found" in again.output
 
 
+def test_ids_are_listed_whole_in_a_narrow_pipe_and_as_json(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARIMAR_URL", url)
+    monkeypatch.setenv("COLUMNS", "40")
+    fact_id = json.loads(run("teach", f"{PROMPT} [red]", "Kal" * 20, "--json").stdout)["id"]
+    assert any(fact_id in line and "[red]" in line and "Kal" * 20 in line for line in run("facts", "list").stdout.splitlines())
+    (listed,) = (json.loads(line) for line in run("facts", "list", "--json").stdout.splitlines())
+    assert (listed["id"], listed["target"]) == (fact_id, "Kal" * 20)
+    assert run("forget", fact_id).exit_code == 0
+
+
+@pytest.mark.parametrize("width", [80, 30])
+def test_a_terminal_of_any_width_shows_whole_ids(width: int) -> None:
+    to, fact_id = Console(width=width, file=io.StringIO(), force_terminal=True), "01M88CYMX2QMDMFZY6EMWKXSKH"
+    show(("id", "prompt", "target"), [(fact_id, PROMPT * 5, "Kal" * 20), ("short", "", "")], to)
+    assert fact_id in to.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+
+
 def test_export_is_what_import_reads(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LARIMAR_URL", url)
     ids = [run("teach", f"the colour of ship {n} is", f"shade {n}").output.split()[1] for n in range(3)]
@@ -80,10 +102,19 @@ def test_keys_are_made_in_the_store_the_server_will_use() -> None:
     secret, key_id = made.stdout.strip(), made.stderr.split()[1].rstrip(":")
     listed = run("keys", "list").output
     assert key_id in listed and "robot" in listed and "usable until" in listed and secret not in listed
+    (record,) = (json.loads(line) for line in run("keys", "list", "--json").stdout.splitlines())
+    assert (record["id"], record["tenant"]) == (key_id, "acme")
     rotated = run("keys", "rotate", key_id, "--overlap", "1m")
     assert rotated.exit_code == 0 and rotated.stdout.strip().startswith("lk_")
     assert "is revoked" in run("keys", "revoke", key_id).output
     assert "revoked" in run("keys", "list").output
+
+
+def test_the_store_that_keys_went_to_is_named_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARIMAR_URL", "http://elsewhere.example:8080")
+    assert f"in the embedded store in {tmp_path} (LARIMAR_DATA_DIR)" in run("keys", "create", "--tenant", "a").stderr
+    address = "rediss+sentinel://me:secret@a.example:1,b.example:2/main?password=secret"
+    assert named(Settings(store_url=address)) == "the store rediss+sentinel://a.example:1,b.example:2/main (LARIMAR_STORE_URL)"
 
 
 @pytest.mark.parametrize(
@@ -142,3 +173,7 @@ def test_bad_settings_end_any_command_with_the_list(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(f"{PREFIX}PORT", "http")
     done = run(*words)
     assert done.exit_code == 1 and "LARIMAR_PORT: got 'http', wanted a whole number" in done.output
+
+
+def test_the_version_is_an_option_and_a_command() -> None:
+    assert run("--version").output == run("version").output == f"{__version__}\n"

@@ -119,5 +119,5 @@ def test_scope_is_calibrated_unless_settings_say_otherwise() -> None:
     calibrated = scope_of(model)
     assert scope_of(model, Settings()) == calibrated
     strict, own = scope_of(model, Settings(scope_strict=True)), scope_of(model, Settings(scope_threshold=0.7))
-    assert strict == replace(calibrated, judged_frame=STRICT) and STRICT < calibrated.judged_frame
+    assert strict == replace(calibrated, judged_frame=STRICT) and calibrated.judged_frame > STRICT
     assert own.threshold_for(1) == own.threshold_for(10_000) == 0.7
