@@ -79,7 +79,8 @@ def ask(
         print(answer.model_dump_json())
         return
     out.print(answer.text.strip(), markup=False)
-    used = ", ".join(f"{fact.id} ({fact.weight:.2f})" for fact in answer.memory.facts)
+    spoke = [(part.fact, part.score) for part in answer.memory.parts] or [(fact.id, fact.weight) for fact in answer.memory.facts]
+    used = ", ".join(f"{fact_id} ({score:.2f})" for fact_id, score in spoke)
     told.print(f"[dim]{f'by the facts {used}' if used else 'by the plain model: no fact is in scope'}[/dim]")
 
 
