@@ -65,7 +65,8 @@ def checked(response: httpx.Response) -> httpx.Response:
     told: dict[str, Any] = {}
     with suppress(ValueError):
         told = response.json()
-    code, detail = told.get("code", "http_error"), told.get("detail", response.reason_phrase)
+        told = told.get("error", told)  # on OpenAI's routes
+    code, detail = told.get("code", "http_error"), told.get("detail", told.get("message", response.reason_phrase))
     wait = response.headers.get("retry-after", "")
     raise LarimarError(response.status_code, code, detail, told.get("request_id", ""), float(wait) if wait.isdigit() else 0.0)
 

@@ -111,7 +111,7 @@ class Weight(BaseModel):
     similarity: float | None = Field(description="cosine of the query with the fact's key")
 
 
-class Part(BaseModel):
+class Question(BaseModel):
     """A question of the prompt, and the fact that answers it."""
 
     query: str = Field(description="the question as it was asked of the memory")
@@ -120,7 +120,7 @@ class Part(BaseModel):
     similarity: float = Field(description="cosine of the question with the fact's key")
 
 
-Parts = Annotated[list[Part], Field(description="the prompt's questions that are in scope, in their order, at most three")]
+Parts = Annotated[list[Question], Field(description="the prompt's questions that are in scope, in their order, at most three")]
 
 
 class QueryIn(Body):

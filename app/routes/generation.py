@@ -22,10 +22,10 @@ from app.schemas import (
     GenerateOut,
     GenerateTimings,
     MemoryUse,
-    Part,
     Problem,
     QueryIn,
     QueryOut,
+    Question,
     TokenLogProbs,
     Usage,
     Weight,
@@ -62,8 +62,8 @@ def weights_of(read: Read) -> list[Weight]:
     return [Weight(id=i, weight=weight, similarity=read.similarities.get(i)) for i, weight in facts]
 
 
-def parts_of(read: Read) -> list[Part]:
-    return [Part.model_validate(part, from_attributes=True) for part in (read.reading.parts if read.reading else ())]
+def parts_of(read: Read) -> list[Question]:
+    return [Question.model_validate(part, from_attributes=True) for part in (read.reading.parts if read.reading else ())]
 
 
 def memory_of(read: Read) -> MemoryUse:

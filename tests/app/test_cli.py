@@ -17,6 +17,7 @@ from app import __version__
 from app.cli import cli
 from app.cli.listing import show
 from app.cli.store import named
+from app.schemas import GenerateOut, GenerateTimings, MemoryUse, Usage
 from app.settings import PREFIX, Settings
 from tests.app.hosting import hosted
 from tests.app.serving import serving
@@ -72,6 +73,45 @@ def test_a_terminal_of_any_width_shows_whole_ids(width: int) -> None:
     to, fact_id = Console(width=width, file=io.StringIO(), force_terminal=True), "01M88CYMX2QMDMFZY6EMWKXSKH"
     show(("id", "prompt", "target"), [(fact_id, PROMPT * 5, "Kal" * 20), ("short", "", "")], to)
     assert fact_id in to.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+
+
+def test_an_empty_text_is_said_to_be_one_and_a_chat_answers(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARIMAR_URL", url)
+    monkeypatch.setattr("app.client.Client.generate", lambda *_, **__: silent())
+    done = run("ask", "x")
+    assert done.exit_code == 0 and done.stdout == "(no text)\n" and "--chat" in done.stderr
+    chatted = run("ask", PROMPT, "--chat", "--tokens", "5", "--json")
+    assert chatted.exit_code == 0, chatted.output
+    answer = json.loads(chatted.stdout)
+    assert answer["object"] == "chat.completion" and not answer["larimar"]["used"]
+    assert run("ask", PROMPT, "--chat", "--tokens", "5").stdout.strip() in answer["choices"][0]["message"]["content"]
+
+
+def silent() -> GenerateOut:
+    timings = GenerateTimings(read_ms=0, first_token_ms=0, generate_ms=0, total_ms=0)
+    usage = Usage(prompt_tokens=1, completion_tokens=0, total_tokens=1)
+    return GenerateOut(text="", memory=MemoryUse(used=False, scope=None, facts=[]), finish_reason="stop", usage=usage, timings=timings)
+
+
+def test_a_missing_and_an_unknown_key_are_told_with_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(api_keys="key-of-one:one") as client:
+        monkeypatch.setenv("LARIMAR_URL", str(client.base_url))
+        for key, says in (("", "wants a key: set LARIMAR_API_KEY"), ("nonsense", "does not know the key in LARIMAR_API_KEY")):
+            monkeypatch.setenv("LARIMAR_API_KEY", key)
+            done = run("facts", "list")
+            assert done.exit_code == 1 and says in done.stderr
+
+
+def test_a_tenant_that_is_not_there_is_not_encoded_anew() -> None:
+    done = run("tenants", "reencode", "nonesuch")
+    assert done.exit_code == 1 and "there is no tenant 'nonesuch'" in done.output and "Traceback" not in done.output
+
+
+def test_an_unknown_decoder_is_told_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("smollm", "minilm-l6"):
+        monkeypatch.setenv(f"{PREFIX}DECODER", name)
+        done = run("tenants", "reencode")
+        assert done.exit_code == 1 and f"LARIMAR_DECODER={name} is no registered decoder (smollm2-135m, gemma3-270m)" in done.output
 
 
 def test_export_is_what_import_reads(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

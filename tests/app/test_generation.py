@@ -210,3 +210,20 @@ def test_bad_requests_are_told_what_is_wrong(client: httpx.Client, body: dict[st
 def test_bad_bodies_never_fail_the_server(client: httpx.Client, path: str, content: bytes, status: int, code: str) -> None:
     answer = client.post(path, content=content, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"prompt": "x"}', "target: Field required"),
+        (b'[{"prompt": "x"}]', "0.target: Field required"),
+        (b'{"text": 3}', "text: Input should be a valid string"),
+        (b'{"prompt": "x"', "Expecting ',' delimiter: line 1, column 15"),
+        (b'{"prompt": "x",\n "target": y}', "Expecting value: line 2, column 12"),
+        (b"prompt", "Expecting value: line 1, column 1"),
+    ],
+)
+def test_what_is_wrong_with_a_fact_is_told_by_its_field_or_place(client: httpx.Client, content: bytes, says: str) -> None:
+    answer = client.post("/facts", content=content, headers={"content-type": "application/json"}).json()
+    assert answer["detail"] == says
+    assert [error["field"] for error in answer.get("errors", [])] == ([says.partition(":")[0]] if answer["status"] == 422 else [])
