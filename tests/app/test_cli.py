@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from app.cli.listing import show
 from app.cli.store import named
 from app.schemas import GenerateOut, GenerateTimings, MemoryUse, Usage
 from app.settings import PREFIX, Settings
+from memory.embedded import EmbeddedValkey
 from tests.app.hosting import hosted
 from tests.app.serving import serving
 
@@ -181,6 +183,26 @@ def test_the_doctor_names_what_is_wrong_and_what_to_do(monkeypatch: pytest.Monke
     assert "LARIMAR_STORE_URL" in done.output and "LARIMAR_DEVICE=cpu" in done.output and "larimar train" in done.output
     monkeypatch.setenv(f"{PREFIX}PORT", "http")
     assert "LARIMAR_PORT" in run("doctor").output
+
+
+def test_the_doctor_only_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(f"{PREFIX}DATA_DIR", str(tmp_path / "new" / "folder"))
+    monkeypatch.setenv(f"{PREFIX}HOST", "0.0.0.0")
+    done = run("doctor")
+    assert done.exit_code == 1 and list(tmp_path.iterdir()) == []
+    assert f"{tmp_path / 'new' / 'folder'}, to be made in {tmp_path}" in done.output
+    assert "smollm2-135m and minilm-l6 not in" in done.output and "`larimar models fetch`" in done.output
+    assert "not running now" in done.output and "can be reached from outside, and there is none" in done.output
+
+
+def test_the_doctor_finds_keys_and_the_version_of_a_running_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(f"{PREFIX}HOST", "0.0.0.0")
+    assert run("keys", "create", "--tenant", "acme").exit_code == 0
+    unsure = run("doctor").output
+    assert "the store was not asked" in unsure and "`larimar keys list`" in unsure
+    with EmbeddedValkey(tmp_path):
+        found = run("doctor").output
+    assert "there are some" in found and re.search(r"embedded Valkey (?!7\.2\.4)\d+\.\d+\.\d+ answers", found)
 
 
 def test_the_audit_log_is_exported_without_a_server(tmp_path: Path) -> None:
