@@ -105,15 +105,14 @@ def run(settings: Settings, sockets: Sequence[socket.socket], load: LoadModel | 
     except ValueError as error:
         fail(str(error))
 
-    import uvicorn
-
+    from app.draining import DrainingServer
     from app.main import create_app, load_model
     from memory.errors import MemoryError_, StoreUnavailable
     from models.errors import ModelError
 
     app = create_app(settings, load=load or load_model)
     config = uvicorn_config(app, settings)
-    server = uvicorn.Server(config)
+    server = DrainingServer(config)
     logging.getLogger("uvicorn.error").addFilter(lambda _: app.state.failure is None)  # told below, without a traceback
     try:
         server.run(sockets=list(sockets))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -49,3 +51,17 @@ def test_options_of_serve_come_before_the_settings(tmp_path: Path) -> None:
         taken.listen()
         done = started(tmp_path, "serve", "--port", str(taken.getsockname()[1]))
     assert done.returncode == 1 and "is in use; set LARIMAR_PORT" in done.stderr
+
+
+def test_a_server_that_is_ended_says_that_it_drains_and_that_it_has_stopped(tmp_path: Path) -> None:
+    environment = os.environ | {"LARIMAR_PORT": "0", "LARIMAR_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "tests.app.toy_server"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        events = []
+        for line in process.stderr:
+            events.append(json.loads(line)["event"])
+            if events[-1] == "ready":
+                process.send_signal(signal.SIGTERM)
+    assert events[-3:] == ["ready", "draining", "stopped"]
+    assert process.returncode in (0, -signal.SIGTERM)
