@@ -1,3 +1,7 @@
+"""`python -m app`: the command line; without arguments it serves."""
+
+import sys
+
 from app.cli import main
 
-main(["serve"])
+main(sys.argv[1:] or ["serve"])

@@ -31,15 +31,21 @@ class Access:
         self.audit.record(exchange)
 
 
+def needs_key(settings: Settings) -> bool:
+    """Whether a server with these settings starts only where there is a key: others can reach it."""
+    private = is_loopback(settings.host) and (settings.admin_port is None or is_loopback(settings.admin_host))
+    return not private and not settings.insecure
+
+
 async def open_access(settings: Settings, store: MeasuredStore, metrics: Metrics, stack: AsyncExitStack) -> Access:
     """Keys, limits and audit log in the store.
 
     Raises:
         ValueError: the server can be reached from outside and has no key.
     """
-    private = is_loopback(settings.host) and (settings.admin_port is None or is_loopback(settings.admin_host))
-    keys = KeyRing(store.client, settings.tenants_by_key, open_without_keys=private or settings.insecure)
-    if not private and not settings.insecure and not await keys.any():
+    closed = needs_key(settings)
+    keys = KeyRing(store.client, settings.tenants_by_key, open_without_keys=not closed)
+    if closed and not await keys.any():
         raise ValueError(
             f"LARIMAR_HOST={settings.host} is reachable from outside and there is no API key: make one with "
             "`larimar keys create`, or set LARIMAR_API_KEYS (key:tenant,…), or bind to 127.0.0.1, or set LARIMAR_INSECURE=1"

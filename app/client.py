@@ -64,8 +64,10 @@ def checked(response: httpx.Response) -> httpx.Response:
         return response
     told: dict[str, Any] = {}
     with suppress(ValueError):
-        told = response.json()
-    code, detail = told.get("code", "http_error"), told.get("detail", response.reason_phrase)
+        found = response.json()
+        inner = found.get("error") if isinstance(found, dict) else None
+        told = next((one for one in (inner, found) if isinstance(one, dict)), {})  # OpenAI's routes put it inside
+    code, detail = told.get("code", "http_error"), told.get("detail", told.get("message", response.reason_phrase))
     wait = response.headers.get("retry-after", "")
     raise LarimarError(response.status_code, code, detail, told.get("request_id", ""), float(wait) if wait.isdigit() else 0.0)
 

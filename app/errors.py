@@ -144,6 +144,7 @@ INVALID = Problem(422, "invalid_request", "The request is invalid")
 MALFORMED = Problem(400, "malformed_json", "The body is not JSON")
 OPENAI = "/v1/"  # the paths of OpenAI's interface
 _OPENAI_STATUS = {422: 400}  # which knows no 422
+_FORMS = {"/facts": [("body", form) for form in ("fact", "text", "list")]}  # pydantic puts a body's form before the field
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -197,10 +198,21 @@ def _fields(errors: Sequence[Any]) -> list[dict[str, str]]:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    problem, detail = invalid(error.errors())
+    forms = _FORMS.get(request.url.path, [])
+    errors = [e | {"loc": e["loc"][2:]} if e["loc"][:2] in forms else e for e in error.errors()]
+    problem, detail = invalid(errors)
     request.scope["error_code"] = problem.code
-    extra = {} if problem is MALFORMED else {"errors": _fields(error.errors())}
-    return document(problem, detail, request.scope, **extra)
+    if problem is MALFORMED:
+        return document(problem, _place(error), request.scope)
+    return document(problem, detail, request.scope, errors=_fields(errors))
+
+
+def _place(error: RequestValidationError) -> str:
+    """What is wrong with a body that is not JSON, and where."""
+    (found,), text = error.errors(), str(error.body)
+    at = found["loc"][1]
+    line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+    return f"{found['ctx']['error']}: line {line}, column {column}"
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

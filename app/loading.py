@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from app.settings import Settings
+from models.adapter import shipped, train_command
+from models.errors import ModelError
 from models.model import Model
+from models.weights import REGISTRY
+
+
+class UnknownDecoder(ModelError):
+    """A name that nothing is registered under, and that has no adapter."""
+
+    def __init__(self, name: str, registered: list[str]) -> None:
+        super().__init__(
+            f"LARIMAR_DECODER={name} is no registered decoder ({', '.join(registered)}) and no folder; if it is a hub name, "
+            f"set LARIMAR_ADAPTER to an adapter that was trained for it: {train_command(name)}"
+        )
+
+
+def check_decoder(settings: Settings) -> None:
+    """Raises UnknownDecoder."""
+    name, registered = settings.decoder, [known for known, source in REGISTRY.items() if source.kind == "decoder"]
+    has_adapter = settings.adapter is not None or shipped(name).is_file()
+    if name not in registered and not Path(name).is_dir() and (name in REGISTRY or not has_adapter):
+        raise UnknownDecoder(name, registered)
 
 
 def model_of(settings: Settings, say: Callable[[str], None], *, release: bool = True) -> Model:
@@ -18,6 +40,7 @@ def model_of(settings: Settings, say: Callable[[str], None], *, release: bool = 
     Raises:
         ModelError: weights are missing, damaged, or do not belong together.
     """
+    check_decoder(settings)
     return Model.load(
         settings.decoder,
         settings.adapter,

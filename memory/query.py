@@ -20,6 +20,20 @@ class Query:
     part: int | None = None
 
 
+@dataclass(frozen=True)
+class Part:
+    """A question of a prompt, and the fact that answers it.
+
+    Attributes:
+        query: the question's text; fact: the fact's id; score, similarity: as those of a reading.
+    """
+
+    query: str
+    fact: str
+    score: float
+    similarity: float
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
     """The best query's decision and, in scope, its readout.
@@ -30,10 +44,11 @@ class Reading:
         variance: posterior variance at the query; 1 for an empty memory.
         code: (W,) float64 readout of the best query, None where the memory is empty.
         fact: id of the fact that the best query asks for, None where the memory is empty.
-        facts: (id, weight) of those that spoke most, at most eight.
+        facts: (id, weight) of those that spoke to the best query, most first, at most eight.
         query: the sentence that won.
         recalled: in scope, (fact id, readout) of each question of the prompt, in their order: one, or several where the
             prompt asks for several facts. Empty out of scope.
+        parts: those questions, in the same order.
     """
 
     in_scope: bool
@@ -46,6 +61,7 @@ class Reading:
     query: str
     fact: str | None = None
     recalled: tuple[tuple[str, Tensor], ...] = ()
+    parts: tuple[Part, ...] = ()
 
     @property
     def readouts(self) -> tuple[Tensor, ...]:

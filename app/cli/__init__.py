@@ -38,12 +38,28 @@ cli.add_typer(talk.facts, name="facts")
 cli.command()(doctor)
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@cli.callback()
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="print the version and leave")] = False,
+) -> None:
+    """What stands before every command."""
+
+
 @cli.command()
-def serve() -> None:
+def serve(
+    host: Annotated[str | None, typer.Option("--host", help="address to listen on, instead of LARIMAR_HOST")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=0, max=65_535, help="port, instead of LARIMAR_PORT; 0: a free one")] = None,
+) -> None:
     """Start the server; settings are LARIMAR_ environment variables."""
     from app.cli.serve import serve as run
 
-    run()
+    run(**{name: str(value) for name, value in (("host", host), ("port", port)) if value is not None})
 
 
 @cli.command()

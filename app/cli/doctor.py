@@ -8,36 +8,42 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import typer
 from redis.exceptions import AuthenticationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from app.cli.listing import unwrapped
 from app.settings import Settings, read_settings
 
 DISK_BYTES = 1 << 30
 CLOCK_S = 2.0
+NO_KEY = "make one with `larimar keys create`, or set LARIMAR_API_KEYS, or LARIMAR_HOST=127.0.0.1: the server refuses to start"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look found; `advice` is empty when all is well."""
+    """What one look found; `advice` is empty when all is well. Not `sure`: this could not be looked at without changing something."""
 
     what: str
     found: str
     advice: str = ""
+    sure: bool = True
 
 
 def _disk(settings: Settings) -> Finding:
-    folder = settings.data_dir
-    while not folder.exists():
-        folder = folder.parent
-    if not os.access(folder, os.W_OK):
-        return Finding("data folder", f"{folder} is not writable", "set LARIMAR_DATA_DIR to a folder of yours")
-    free = shutil.disk_usage(folder).free
+    folder = there = settings.data_dir.absolute()
+    while not there.exists():
+        there = there.parent
+    shown = f"{folder}" if there == folder else f"{folder}, to be made in {there}"
+    if not os.access(there, os.W_OK):
+        return Finding("data folder", f"{shown}: not writable", "set LARIMAR_DATA_DIR to a folder of yours")
+    free = shutil.disk_usage(there).free
     advice = "" if free > DISK_BYTES else "free some disk, or set LARIMAR_DATA_DIR to another: a full disk refuses writes"
-    return Finding("data folder", f"{folder}, {free / 1e9:.1f} GB free", advice)
+    return Finding("data folder", f"{shown}, {free / 1e9:.1f} GB free", advice)
 
 
 def _device(settings: Settings) -> Finding:
@@ -50,52 +56,86 @@ def _device(settings: Settings) -> Finding:
 
 
 def _model(settings: Settings) -> Finding:
+    from app.loading import check_decoder
+    from models.adapter import Adapter, shipped
     from models.errors import ModelError
-    from models.parts import Parts
+    from models.parts import ENCODER, Parts
+    from models.weights import MANIFEST, REGISTRY
 
+    name, folder = settings.decoder, settings.weights_dir
+    missing = [part for part in (name, ENCODER) if part in REGISTRY and not (folder / part / MANIFEST).is_file()]
     try:
-        say = Console(stderr=True).print
+        check_decoder(settings)
+        Adapter.load(settings.adapter or shipped(name), name)
+        if missing:
+            return Finding("model", f"{' and '.join(missing)} not in {folder}", "`larimar models fetch` gets weights, as does a start")
+        if name not in REGISTRY and not Path(name).is_dir():
+            return Finding("model", f"{name} is a hub name, and the hub was not asked", "`larimar models fetch` asks it", sure=False)
         files = settings.adapter, settings.encoder_update, settings.judge
-        decoder = Parts.find(settings.decoder, *files, settings.weights_dir, say).decoder
+        decoder = Parts.find(name, *files, folder, lambda _: None).decoder
     except ModelError as error:
         return Finding("model", str(error), "`larimar models fetch` gets weights, `larimar train` makes an adapter")
-    return Finding("model", f"{settings.decoder} {decoder.fingerprint[:12]}, with its adapter and encoder")
+    return Finding("model", f"{name} {decoder.fingerprint[:12]}, with its adapter and encoder")
 
 
-def _store(settings: Settings) -> Finding:
+@dataclass(frozen=True)
+class _Answer:
+    """What a store said."""
+
+    drift_s: float
+    server: str
+    took_s: float
+    has_keys: bool
+
+
+async def _ask(url: str, settings: Settings) -> _Answer:
+    from app.keys import KeyRing
     from memory.cluster import close, ready, servers
     from memory.connection import connect
-    from memory.embedded import EmbeddedValkey, running_url
 
-    async def ask(url: str) -> tuple[float, str, float]:
-        client = connect(url, timeout_s=settings.store_timeout_s)
-        try:
-            await ready(client)
-            one, *others = servers(client)
-            seconds, microseconds = await one.time()
-            info = await one.info("server")
-            started = time.perf_counter()
-            for server in (one, *others):
-                await server.ping()
-            return time.time() - seconds - microseconds / 1e6, str(info.get("redis_version")), time.perf_counter() - started
-        finally:
-            await close(client)
-
-    url, valkey = settings.store_address or running_url(settings.data_dir), None
+    client = connect(url, timeout_s=settings.store_timeout_s)
     try:
-        if not url:
-            valkey = EmbeddedValkey(settings.data_dir)
-            valkey.start()
-            url = valkey.url
-        drift_s, version, took_s = asyncio.run(ask(url))
-    except Exception as error:  # whatever keeps the store from answering is what is to be told
-        return Finding("store", f"{type(error).__name__}: {error}", _store_advice(settings, error))
+        await ready(client)
+        one, *others = servers(client)
+        seconds, microseconds = await one.time()
+        drift_s = time.time() - seconds - microseconds / 1e6
+        info = await one.info("server")
+        kind = "valkey" if "valkey_version" in info else "redis"  # Valkey tells both, as Redis only what it is compatible with
+        started = time.perf_counter()
+        for server in (one, *others):
+            await server.ping()
+        took_s = time.perf_counter() - started
+        return _Answer(drift_s, f"{kind.title()} {info.get(f'{kind}_version')}", took_s, await KeyRing(client).any())
     finally:
-        if valkey is not None:
-            valkey.close()
-    kind = "embedded Valkey" if not settings.store_url else "store"
+        await close(client)
+
+
+def _store(settings: Settings) -> tuple[Finding, _Answer | None]:
+    from memory.embedded import find_binary, running_url
+
+    try:
+        if not (url := settings.store_address or running_url(settings.data_dir)):
+            find_binary()
+            return Finding("store", "an embedded Valkey, not running now; the server starts it"), None
+        answer = asyncio.run(_ask(url, settings))
+    except Exception as error:  # whatever keeps the store from answering is what is to be told
+        return Finding("store", f"{type(error).__name__}: {error}", _store_advice(settings, error)), None
+    drift_s, name = answer.drift_s, f"{'' if settings.store_url else 'embedded '}{answer.server}"
     advice = "" if abs(drift_s) < CLOCK_S else f"the clocks differ by {drift_s:+.1f} s: keys and facts expire by them; run NTP"
-    return Finding("store", f"{kind} {version} answers in {1e3 * took_s:.1f} ms", advice)
+    return Finding("store", f"{name} answers in {1e3 * answer.took_s:.1f} ms", advice), answer
+
+
+def _keys(settings: Settings, answer: _Answer | None) -> Finding:
+    from app.access import needs_key
+
+    if settings.tenants_by_key or (answer and answer.has_keys):
+        return Finding("keys", "there are some")
+    if not needs_key(settings):
+        return Finding("keys", "none is needed; while there is none, everybody is the tenant `default`")
+    if answer is None and (settings.store_url or (settings.data_dir / "valkey").exists()):
+        found = "the server can be reached from outside; LARIMAR_API_KEYS is empty, and the store was not asked"
+        return Finding("keys", found, "see `larimar keys list`: without a key the server refuses to start", sure=False)
+    return Finding("keys", "the server can be reached from outside, and there is none", NO_KEY)
 
 
 def _store_advice(settings: Settings, error: Exception) -> str:
@@ -106,7 +146,7 @@ def _store_advice(settings: Settings, error: Exception) -> str:
     return "see that it runs and can be reached from here, and look at LARIMAR_STORE_URL"
 
 
-LOOKS: tuple[Callable[[Settings], Finding], ...] = (_disk, _device, _model, _store)
+LOOKS: tuple[Callable[[Settings], Finding], ...] = (_disk, _device, _model)
 
 
 def examine() -> list[Finding]:
@@ -114,14 +154,16 @@ def examine() -> list[Finding]:
     settings, problems = read_settings(os.environ)
     if settings is None:
         return [Finding("settings", problem, "see docs/settings.md, or `larimar settings`") for problem in problems]
-    return [Finding("settings", "usable"), *(look(settings) for look in LOOKS)]
+    store, answer = _store(settings)
+    return [Finding("settings", "usable"), *(look(settings) for look in LOOKS), store, _keys(settings, answer)]
 
 
 def doctor() -> None:
-    """Look at settings, disk, device, model and store, and say what to do."""
+    """Look at settings, disk, device, model, store and keys, and say what to do. Nothing is started, fetched or written."""
     table, findings = Table("", "what", "found", "what to do"), examine()
     for finding in findings:
-        table.add_row("[red]✗[/red]" if finding.advice else "[green]✓[/green]", finding.what, finding.found, finding.advice)
-    Console().print(table)
-    if any(finding.advice for finding in findings):
+        mark = "[green]✓[/green]" if not finding.advice else "[red]✗[/red]" if finding.sure else "[yellow]?[/yellow]"
+        table.add_row(mark, finding.what, escape(finding.found), escape(finding.advice))
+    unwrapped(Console()).print(table)
+    if any(finding.advice and finding.sure for finding in findings):
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`larimar keys`: make, list, revoke and rotate API keys, in the store that the server uses."""
+"""`larimar keys`: make, list, revoke and rotate API keys, in the store that LARIMAR_STORE_URL or LARIMAR_DATA_DIR names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from app.cli.serve import fail
-from app.cli.store import with_store
+from app.cli.listing import show
+from app.cli.serve import fail, settings_or_exit
+from app.cli.store import named, with_store
 from app.keys import ApiKey, KeyNotFound, KeyRing, Scope
 
-cli = typer.Typer(no_args_is_help=True, help="API keys: who may do what to which tenant's memory.")
+HELP = "API keys: who may do what to which tenant's memory. They lie in the store of the settings; LARIMAR_URL is not asked."
+cli = typer.Typer(no_args_is_help=True, help=HELP)
 T = TypeVar("T")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -34,10 +36,15 @@ def _do(work: Callable[[KeyRing], Awaitable[T]]) -> T:
         fail(f"{error}; `larimar keys list` shows the ids")
 
 
+def _tell_store() -> None:
+    typer.echo(f"in {named(settings_or_exit())}", err=True)
+
+
 def _show(secret: str, key: ApiKey) -> None:
     typer.echo(secret)
     ends = f", until {datetime.fromtimestamp(key.expires_at, UTC):%Y-%m-%d %H:%M} UTC" if key.expires_at else ""
     typer.echo(f"key {key.id}: tenant {key.tenant}, may {', '.join(key.scopes)}{ends}. It is shown this once.", err=True)
+    _tell_store()
 
 
 @cli.command()
@@ -66,19 +73,22 @@ def create(
 
 
 @cli.command("list")
-def list_keys() -> None:
+def list_keys(as_json: Annotated[bool, typer.Option("--json", help="a JSON line for each; never the key itself")] = False) -> None:
     """Show every key's id and what it grants."""
-    from rich.console import Console
-    from rich.table import Table
+    found = _do(lambda ring: ring.list())
+    if as_json:
+        for key in found:
+            typer.echo(key.to_json())
+    else:
+        show(("id", "tenant", "may", "name", "made", "state"), [_row(key, time.time()) for key in found])
+    _tell_store()
 
-    now, table = time.time(), Table("id", "tenant", "may", "name", "made", "state")
-    for key in _do(lambda ring: ring.list()):
-        made = f"{datetime.fromtimestamp(key.created_at, UTC):%Y-%m-%d %H:%M}"
-        state = "revoked" if key.revoked_at else "usable" if key.usable(now) else "expired"
-        if state == "usable" and key.expires_at:
-            state += f" until {datetime.fromtimestamp(key.expires_at, UTC):%Y-%m-%d %H:%M}"
-        table.add_row(key.id, key.tenant, ", ".join(key.scopes), key.name, made, state)
-    Console().print(table)
+
+def _row(key: ApiKey, now: float) -> tuple[str, ...]:
+    state = "revoked" if key.revoked_at else "usable" if key.usable(now) else "expired"
+    if state == "usable" and key.expires_at:
+        state += f" until {datetime.fromtimestamp(key.expires_at, UTC):%Y-%m-%d %H:%M}"
+    return key.id, key.tenant, ", ".join(key.scopes), key.name, f"{datetime.fromtimestamp(key.created_at, UTC):%Y-%m-%d %H:%M}", state
 
 
 @cli.command()
@@ -86,6 +96,7 @@ def revoke(key_id: Annotated[str, typer.Argument(help="as `larimar keys list` sh
     """Refuse a key from now on, on every replica."""
     key = _do(lambda ring: ring.revoke(key_id))
     typer.echo(f"key {key.id} of tenant {key.tenant} is revoked")
+    _tell_store()
 
 
 @cli.command()

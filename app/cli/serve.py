@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from app import tracing
 from app.logs import configure
-from app.settings import Settings, read_settings
+from app.settings import PREFIX, Settings, read_settings
 
 if TYPE_CHECKING:
     import uvicorn
@@ -68,8 +68,13 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     )
 
 
-def serve() -> None:
-    """Serve until SIGTERM or SIGINT; requests in flight are finished."""
+def serve(**given: str) -> None:
+    """Serve until SIGTERM or SIGINT; requests in flight are finished.
+
+    Args:
+        given: settings by their names, in the place of the environment's; workers inherit them.
+    """
+    os.environ.update({f"{PREFIX}{name.upper()}": value for name, value in given.items()})
     settings = settings_or_exit()
     configure(settings.log_level)
     shared = bind(settings.host, settings.port)
@@ -100,15 +105,14 @@ def run(settings: Settings, sockets: Sequence[socket.socket], load: LoadModel | 
     except ValueError as error:
         fail(str(error))
 
-    import uvicorn
-
+    from app.draining import DrainingServer
     from app.main import create_app, load_model
     from memory.errors import MemoryError_, StoreUnavailable
     from models.errors import ModelError
 
     app = create_app(settings, load=load or load_model)
     config = uvicorn_config(app, settings)
-    server = uvicorn.Server(config)
+    server = DrainingServer(config)
     logging.getLogger("uvicorn.error").addFilter(lambda _: app.state.failure is None)  # told below, without a traceback
     try:
         server.run(sockets=list(sockets))

@@ -6,13 +6,23 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 from app.cli.serve import fail, settings_or_exit
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from memory.cluster import Client
 
 T = TypeVar("T")
+
+
+def named(settings: Settings) -> str:
+    """Which store these settings name, without a password, and by which setting."""
+    if not settings.store_url:
+        return f"the embedded store in {settings.data_dir.absolute()} (LARIMAR_DATA_DIR)"
+    parts = urlsplit(settings.store_url)  # what follows a `?` may hold a password too
+    return f"the store {parts._replace(netloc=parts.netloc.rpartition('@')[2], query='', fragment='').geturl()} (LARIMAR_STORE_URL)"
 
 
 @asynccontextmanager

@@ -8,17 +8,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from app.cli.listing import show
 from app.cli.serve import fail
 
 if TYPE_CHECKING:
     from app.client import Client
+    from app.completions import CompletionOut
+    from app.schemas import GenerateOut, MemoryUse
 
 facts = typer.Typer(no_args_is_help=True, help="List, export and import facts.")
 out, told = Console(highlight=False), Console(stderr=True, highlight=False)
@@ -32,11 +35,14 @@ def connected() -> Iterator[Client]:
 
     from app.client import Client, LarimarError
 
-    url = os.environ.get("LARIMAR_URL", "http://127.0.0.1:8080")
+    url, key = os.environ.get("LARIMAR_URL", "http://127.0.0.1:8080"), os.environ.get("LARIMAR_API_KEY", "")
     try:
-        with Client(url, os.environ.get("LARIMAR_API_KEY", "")) as client:
+        with Client(url, key) as client:
             yield client
     except LarimarError as error:
+        if error.status == 401:
+            known = "does not know the key in LARIMAR_API_KEY: set it to another" if key else "wants a key: set LARIMAR_API_KEY"
+            fail(f"{error.code}: the server at {url} {known} (`larimar keys create` makes one, in the server's store)")
         fail(str(error))
     except httpx.InvalidURL as error:
         fail(f"LARIMAR_URL={url}: {error}")
@@ -70,19 +76,44 @@ def ask(
     threshold: Annotated[float | None, typer.Option("--scope-threshold", help="score a fact must reach, not the calibrated")] = None,
     hops: Annotated[int, typer.Option("--hops", min=1, max=2, help="2: ask also by what another fact answers")] = 1,
     answer_only: Annotated[bool, typer.Option("--answer-only", help="end where a fact of the memory has been said")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="in the decoder's chat template")] = False,
     as_json: Json = False,
 ) -> None:
     """Ask, and see which facts answered."""
+    asked = {"memory": memory, "scope_threshold": threshold, "hops": hops, "answer_only": answer_only}
+    answer: CompletionOut | GenerateOut
     with connected() as client:
-        answer = client.generate(
-            prompt, max_new_tokens=tokens, memory=memory, scope_threshold=threshold, hops=hops, answer_only=answer_only
-        )
+        answer = _chat(client, prompt, tokens, asked) if chat else client.generate(prompt, max_new_tokens=tokens, **asked)
     if as_json:
         print(answer.model_dump_json())
         return
-    out.print(answer.text.strip(), markup=False)
-    used = ", ".join(f"{fact.id} ({fact.weight:.2f})" for fact in answer.memory.facts)
+    text, of_memory = _told(answer)
+    out.print(text.strip() or "(no text)", markup=False)
+    if not text.strip():
+        told.print(f"[dim]the decoder ended at once{'' if chat else '; --chat asks it as a chat'}[/dim]")
+    spoke = [(part.fact, part.score) for part in of_memory.parts] or [(fact.id, fact.weight) for fact in of_memory.facts]
+    used = ", ".join(f"{fact_id} ({score:.2f})" for fact_id, score in spoke)
     told.print(f"[dim]{f'by the facts {used}' if used else 'by the plain model: no fact is in scope'}[/dim]")
+
+
+def _chat(client: Client, prompt: str, tokens: int, control: dict[str, Any]) -> CompletionOut:
+    from app.client import Call
+    from app.completions import CompletionOut, ModelList
+
+    model = client.send(Call[ModelList]("GET", "/v1/models", ModelList)).data[0].id
+    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens, "larimar": control}
+    return client.send(Call[CompletionOut]("POST", "/v1/chat/completions", CompletionOut, body))
+
+
+def _told(answer: CompletionOut | GenerateOut) -> tuple[str, MemoryUse]:
+    """The text of an answer, and what the memory did."""
+    from app.completions import ChatChoice, CompletionOut
+
+    if not isinstance(answer, CompletionOut):
+        return answer.text, answer.memory
+    (choice,), used = answer.choices, answer.larimar
+    assert isinstance(choice, ChatChoice) and not isinstance(used, list)
+    return choice.message.content, used
 
 
 def forget(fact_id: Annotated[str, typer.Argument(help="as `larimar facts list` shows it")], as_json: Json = False) -> None:
@@ -96,16 +127,21 @@ def forget(fact_id: Annotated[str, typer.Argument(help="as `larimar facts list` 
 
 
 @facts.command("list")
-def list_facts(limit: Annotated[int, typer.Option("--limit", min=1)] = 50) -> None:
+def list_facts(
+    limit: Annotated[int, typer.Option("--limit", min=1)] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="a JSON line for each, as the server tells it")] = False,
+) -> None:
     """Show facts, in the order of their ids."""
-    table, more = Table("id", "prompt", "target", "taught"), False
     with connected() as client:
-        for number, fact in enumerate(client.facts()):
-            if more := number == limit:
-                break
-            table.add_row(fact.id, fact.prompt, fact.target, f"{datetime.fromtimestamp(fact.created_at, UTC):%Y-%m-%d %H:%M}")
-    out.print(table)
-    if more:
+        found = list(islice(client.facts(), limit + 1))
+    listed = found[:limit]
+    if as_json:
+        for fact in listed:
+            print(fact.model_dump_json())
+    else:
+        head = "id", "prompt", "target", "taught"
+        show(head, [(f.id, f.prompt, f.target, f"{datetime.fromtimestamp(f.created_at, UTC):%Y-%m-%d %H:%M}") for f in listed])
+    if len(found) > limit:
         told.print(f"[dim]the first {limit}; there are more (--limit)[/dim]")
 
 

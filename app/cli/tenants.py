@@ -85,7 +85,10 @@ def reencode(names: Annotated[list[str] | None, typer.Argument(help="tenants; al
 
         settings = settings_or_exit()
         async with opened() as store:
-            wanted = names or sorted([name async for name in store.tenants()])
+            known = sorted([name async for name in store.tenants()])
+            if missing := [name for name in names or () if name not in known]:
+                raise ValueError(f"there is no tenant {missing[0]!r}; `larimar tenants list` shows all")
+            wanted = names or known
             model = await asyncio.to_thread(load_model, settings)
             with Progress() as progress:
                 for name in wanted:
@@ -112,8 +115,9 @@ def _write(path: Path, lines: list[str]) -> None:
 def _run(work: Coroutine[Any, Any, None]) -> None:
     from app.cli.serve import fail
     from memory.errors import MemoryError_
+    from models.errors import ModelError
 
     try:
         asyncio.run(work)
-    except (MemoryError_, OSError, ValueError) as error:
+    except (MemoryError_, ModelError, OSError, ValueError) as error:
         fail(str(error))

@@ -17,7 +17,19 @@ from app import schemas
 from app.deps import VERSION, Configured, Reader, Serving, attended, within
 from app.errors import TimedOut, describe
 from app.routes.facts import REFUSED
-from app.schemas import GenerateIn, GenerateOut, GenerateTimings, MemoryUse, Problem, QueryIn, QueryOut, TokenLogProbs, Usage, Weight
+from app.schemas import (
+    GenerateIn,
+    GenerateOut,
+    GenerateTimings,
+    MemoryUse,
+    Problem,
+    QueryIn,
+    QueryOut,
+    Question,
+    TokenLogProbs,
+    Usage,
+    Weight,
+)
 from app.service import Answered, Read, Service
 from app.service import Request as Ask
 from app.settings import Settings
@@ -50,11 +62,14 @@ def weights_of(read: Read) -> list[Weight]:
     return [Weight(id=i, weight=weight, similarity=read.similarities.get(i)) for i, weight in facts]
 
 
+def parts_of(read: Read) -> list[Question]:
+    return [Question.model_validate(part, from_attributes=True) for part in (read.reading.parts if read.reading else ())]
+
+
 def memory_of(read: Read) -> MemoryUse:
     """What an answer tells of the memory."""
-    return MemoryUse(
-        used=read.used, scope=scope_of(read.reading) if read.reading else None, facts=weights_of(read) if read.used else []
-    )
+    scope = scope_of(read.reading) if read.reading else None
+    return MemoryUse(used=read.used, scope=scope, facts=weights_of(read) if read.used else [], parts=parts_of(read))
 
 
 def usage_of(made: Generation) -> Usage:
@@ -106,6 +121,7 @@ async def query(
     return QueryOut(
         scope=scope_of(read.reading),
         facts=weights_of(read),
+        parts=parts_of(read),
         readout=await within(settings, service.readout(read), body.timeout_s),
         query=read.reading.query,
         version=read.version,

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from app import __version__
 from app.cli import cli
-from app.settings import PREFIX
+from app.cli.listing import show
+from app.cli.store import named
+from app.schemas import GenerateOut, GenerateTimings, MemoryUse, Usage
+from app.settings import PREFIX, Settings
+from memory.embedded import EmbeddedValkey
 from tests.app.hosting import hosted
 from tests.app.serving import serving
 
@@ -52,6 +60,62 @@ def test_teach_ask_list_forget(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert again.exit_code == 1 and "fact_not_found" in again.output
 
 
+def test_ids_are_listed_whole_in_a_narrow_pipe_and_as_json(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARIMAR_URL", url)
+    monkeypatch.setenv("COLUMNS", "40")
+    fact_id = json.loads(run("teach", f"{PROMPT} [red]", "Kal" * 20, "--json").stdout)["id"]
+    assert any(fact_id in line and "[red]" in line and "Kal" * 20 in line for line in run("facts", "list").stdout.splitlines())
+    (listed,) = (json.loads(line) for line in run("facts", "list", "--json").stdout.splitlines())
+    assert (listed["id"], listed["target"]) == (fact_id, "Kal" * 20)
+    assert run("forget", fact_id).exit_code == 0
+
+
+@pytest.mark.parametrize("width", [80, 30])
+def test_a_terminal_of_any_width_shows_whole_ids(width: int) -> None:
+    to, fact_id = Console(width=width, file=io.StringIO(), force_terminal=True), "01M88CYMX2QMDMFZY6EMWKXSKH"
+    show(("id", "prompt", "target"), [(fact_id, PROMPT * 5, "Kal" * 20), ("short", "", "")], to)
+    assert fact_id in to.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+
+
+def test_an_empty_text_is_said_to_be_one_and_a_chat_answers(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARIMAR_URL", url)
+    monkeypatch.setattr("app.client.Client.generate", lambda *_, **__: silent())
+    done = run("ask", "x")
+    assert done.exit_code == 0 and done.stdout == "(no text)\n" and "--chat" in done.stderr
+    chatted = run("ask", PROMPT, "--chat", "--tokens", "5", "--json")
+    assert chatted.exit_code == 0, chatted.output
+    answer = json.loads(chatted.stdout)
+    assert answer["object"] == "chat.completion" and not answer["larimar"]["used"]
+    assert run("ask", PROMPT, "--chat", "--tokens", "5").stdout.strip() in answer["choices"][0]["message"]["content"]
+
+
+def silent() -> GenerateOut:
+    timings = GenerateTimings(read_ms=0, first_token_ms=0, generate_ms=0, total_ms=0)
+    usage = Usage(prompt_tokens=1, completion_tokens=0, total_tokens=1)
+    return GenerateOut(text="", memory=MemoryUse(used=False, scope=None, facts=[]), finish_reason="stop", usage=usage, timings=timings)
+
+
+def test_a_missing_and_an_unknown_key_are_told_with_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(api_keys="key-of-one:one") as client:
+        monkeypatch.setenv("LARIMAR_URL", str(client.base_url))
+        for key, says in (("", "wants a key: set LARIMAR_API_KEY"), ("nonsense", "does not know the key in LARIMAR_API_KEY")):
+            monkeypatch.setenv("LARIMAR_API_KEY", key)
+            done = run("facts", "list")
+            assert done.exit_code == 1 and says in done.stderr
+
+
+def test_a_tenant_that_is_not_there_is_not_encoded_anew() -> None:
+    done = run("tenants", "reencode", "nonesuch")
+    assert done.exit_code == 1 and "there is no tenant 'nonesuch'" in done.output and "Traceback" not in done.output
+
+
+def test_an_unknown_decoder_is_told_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("smollm", "minilm-l6"):
+        monkeypatch.setenv(f"{PREFIX}DECODER", name)
+        done = run("tenants", "reencode")
+        assert done.exit_code == 1 and f"LARIMAR_DECODER={name} is no registered decoder (smollm2-135m, gemma3-270m)" in done.output
+
+
 def test_export_is_what_import_reads(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LARIMAR_URL", url)
     ids = [run("teach", f"the colour of ship {n} is", f"shade {n}").output.split()[1] for n in range(3)]
@@ -80,10 +144,19 @@ def test_keys_are_made_in_the_store_the_server_will_use() -> None:
     secret, key_id = made.stdout.strip(), made.stderr.split()[1].rstrip(":")
     listed = run("keys", "list").output
     assert key_id in listed and "robot" in listed and "usable until" in listed and secret not in listed
+    (record,) = (json.loads(line) for line in run("keys", "list", "--json").stdout.splitlines())
+    assert (record["id"], record["tenant"]) == (key_id, "acme")
     rotated = run("keys", "rotate", key_id, "--overlap", "1m")
     assert rotated.exit_code == 0 and rotated.stdout.strip().startswith("lk_")
     assert "is revoked" in run("keys", "revoke", key_id).output
     assert "revoked" in run("keys", "list").output
+
+
+def test_the_store_that_keys_went_to_is_named_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARIMAR_URL", "http://elsewhere.example:8080")
+    assert f"in the embedded store in {tmp_path} (LARIMAR_DATA_DIR)" in run("keys", "create", "--tenant", "a").stderr
+    address = "rediss+sentinel://me:secret@a.example:1,b.example:2/main?password=secret"
+    assert named(Settings(store_url=address)) == "the store rediss+sentinel://a.example:1,b.example:2/main (LARIMAR_STORE_URL)"
 
 
 @pytest.mark.parametrize(
@@ -110,6 +183,26 @@ def test_the_doctor_names_what_is_wrong_and_what_to_do(monkeypatch: pytest.Monke
     assert "LARIMAR_STORE_URL" in done.output and "LARIMAR_DEVICE=cpu" in done.output and "larimar train" in done.output
     monkeypatch.setenv(f"{PREFIX}PORT", "http")
     assert "LARIMAR_PORT" in run("doctor").output
+
+
+def test_the_doctor_only_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(f"{PREFIX}DATA_DIR", str(tmp_path / "new" / "folder"))
+    monkeypatch.setenv(f"{PREFIX}HOST", "0.0.0.0")
+    done = run("doctor")
+    assert done.exit_code == 1 and list(tmp_path.iterdir()) == []
+    assert f"{tmp_path / 'new' / 'folder'}, to be made in {tmp_path}" in done.output
+    assert "smollm2-135m and minilm-l6 not in" in done.output and "`larimar models fetch`" in done.output
+    assert "not running now" in done.output and "can be reached from outside, and there is none" in done.output
+
+
+def test_the_doctor_finds_keys_and_the_version_of_a_running_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(f"{PREFIX}HOST", "0.0.0.0")
+    assert run("keys", "create", "--tenant", "acme").exit_code == 0
+    unsure = run("doctor").output
+    assert "the store was not asked" in unsure and "`larimar keys list`" in unsure
+    with EmbeddedValkey(tmp_path):
+        found = run("doctor").output
+    assert "there are some" in found and re.search(r"embedded Valkey (?!7\.2\.4)\d+\.\d+\.\d+ answers", found)
 
 
 def test_the_audit_log_is_exported_without_a_server(tmp_path: Path) -> None:
@@ -142,3 +235,7 @@ def test_bad_settings_end_any_command_with_the_list(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(f"{PREFIX}PORT", "http")
     done = run(*words)
     assert done.exit_code == 1 and "LARIMAR_PORT: got 'http', wanted a whole number" in done.output
+
+
+def test_the_version_is_an_option_and_a_command() -> None:
+    assert run("--version").output == run("version").output == f"{__version__}\n"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.client import AsyncClient, Client, LarimarError, facts, forget, teach
+from app.client import AsyncClient, Client, LarimarError, checked, facts, forget, teach
 from tests.app.serving import serving
 
 PROMPT = "the capital of zor is"
@@ -94,3 +94,18 @@ def test_what_may_be_made_again_is_and_nothing_else(monkeypatch: pytest.MonkeyPa
         with pytest.raises(httpx.ConnectError):
             client.send(forget("x"))
         assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ('{"code": "busy", "detail": "d"}', "busy: d"),
+        ('{"error": {"code": "unsupported_parameter", "message": "no chat template"}}', "unsupported_parameter: no chat template"),
+        ('{"error": "of a proxy"}', "http_error: Bad Request"),
+        ('["of a proxy"]', "http_error: Bad Request"),
+        ("<html>", "http_error: Bad Request"),
+    ],
+)
+def test_what_was_refused_is_told_in_whatever_form_it_came(body: str, says: str) -> None:
+    with pytest.raises(LarimarError, match=says):
+        checked(httpx.Response(400, text=body))

@@ -85,6 +85,20 @@ def test_query_explains(client: httpx.Client, fact_id: str) -> None:
     assert answer["readout"] == FACT["target"]
 
 
+def test_each_question_of_a_prompt_names_the_fact_that_answers_it(client: httpx.Client) -> None:
+    asked = ["What is the capital of zor?", "Who runs Acme?"]
+    made = [client.post("/facts", json={"prompt": text, "target": "Kal"}).json()["id"] for text in asked]
+    both = client.post("/query", json={"prompt": " ".join(reversed(asked))}).json()
+    assert [(part["query"], part["fact"]) for part in both["parts"]] == list(reversed(list(zip(asked, made, strict=True))))
+    assert all(part["score"] >= both["scope"]["threshold"] for part in both["parts"])
+    assert generate(client, prompt=" ".join(reversed(asked)))["memory"]["parts"] == both["parts"]
+    (one,) = client.post("/query", json={"prompt": asked[0]}).json()["parts"]
+    assert one["fact"] == made[0] and one["similarity"] == pytest.approx(1, abs=1e-5)
+    assert generate(client, memory="on", scope_threshold=1.9)["memory"]["parts"] == []
+    for fact_id in made:
+        client.delete(f"/facts/{fact_id}")
+
+
 @pytest.mark.usefixtures("fact_id")
 def test_a_stream_says_what_the_whole_answer_says(client: httpx.Client) -> None:
     whole = generate(client, logprobs=2)
@@ -203,3 +217,20 @@ def test_bad_requests_are_told_what_is_wrong(client: httpx.Client, body: dict[st
 def test_bad_bodies_never_fail_the_server(client: httpx.Client, path: str, content: bytes, status: int, code: str) -> None:
     answer = client.post(path, content=content, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"prompt": "x"}', "target: Field required"),
+        (b'[{"prompt": "x"}]', "0.target: Field required"),
+        (b'{"text": 3}', "text: Input should be a valid string"),
+        (b'{"prompt": "x"', "Expecting ',' delimiter: line 1, column 15"),
+        (b'{"prompt": "x",\n "target": y}', "Expecting value: line 2, column 12"),
+        (b"prompt", "Expecting value: line 1, column 1"),
+    ],
+)
+def test_what_is_wrong_with_a_fact_is_told_by_its_field_or_place(client: httpx.Client, content: bytes, says: str) -> None:
+    answer = client.post("/facts", content=content, headers={"content-type": "application/json"}).json()
+    assert answer["detail"] == says
+    assert [error["field"] for error in answer.get("errors", [])] == ([says.partition(":")[0]] if answer["status"] == 422 else [])

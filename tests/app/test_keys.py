@@ -244,6 +244,17 @@ def test_the_audit_log_says_who_did_what_and_no_text(server: TestClient) -> None
     assert FACT["target"] not in json.dumps(entries) and key not in json.dumps(entries)
 
 
+def test_every_fact_that_answers_a_part_of_a_prompt_is_audited(tmp_path: Path) -> None:
+    asked = ["What is the capital of zor?", "Who runs Acme?"]
+    with hosted(tmp_path, page_slots=1) as client:  # each fact on a page of its own
+        ids = {client.post("/facts", json={"prompt": text, "target": "Kal"}).json()["id"] for text in asked}
+        assert {part["fact"] for part in client.post("/query", json={"prompt": " ".join(asked)}).json()["parts"]} == ids
+        time.sleep(0.5)
+        admin = client.post("/admin/keys", json={"tenant": "root", "scopes": ["admin"]}).json()["key"]
+        entries = client.get("/admin/audit", headers=bearer(admin)).json()["entries"]
+    assert {entry["fact"] for entry in entries if entry["action"] == "read"} == ids
+
+
 def test_outside_loopback_a_server_without_keys_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="larimar keys create"), hosted(tmp_path, host="0.0.0.0"):
         pass

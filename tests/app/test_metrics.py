@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import anyio
 import httpx
 import pytest
@@ -16,6 +18,7 @@ from app.middleware import Ports, RequestLog
 from app.store import MeasuredStore
 from memory.connection import connect
 from memory.errors import StoreUnavailable
+from tests.app.hosting import hosted
 
 
 def exported(metrics: Metrics) -> str:
@@ -54,6 +57,22 @@ def test_unknown_paths_and_methods_share_one_series() -> None:
         ask(app, f"/nowhere/{number}")
     series = [line for line in exported(metrics).splitlines() if line.startswith("larimar_requests_total")]
     assert series == ['larimar_requests_total{method="any",route="unmatched",status="200"} 20.0']
+
+
+@pytest.mark.service
+def test_what_no_route_was_asked_for_is_counted_at_its_route(tmp_path: Path) -> None:
+    with hosted(tmp_path) as client:
+        for method, path in (("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/no"), ("BREW", "/facts"), ("BLEND", "/facts")):
+            client.request(method, path)
+        assert client.post("/facts/x/probe", content="x").status_code == 415
+        series = {line for line in exported(client.app.state.metrics).splitlines() if "_requests_total{" in line}  # type: ignore[attr-defined]
+    assert series == {
+        'larimar_requests_total{method="GET",route="/docs",status="200"} 1.0',
+        'larimar_requests_total{method="GET",route="/openapi.json",status="200"} 1.0',
+        'larimar_requests_total{method="POST",route="/facts/{fact_id}/probe",status="415"} 1.0',
+        'larimar_requests_total{method="any",route="/facts",status="405"} 2.0',
+        'larimar_requests_total{method="any",route="unmatched",status="404"} 1.0',
+    }
 
 
 def test_tenants_have_labels_only_by_setting_and_up_to_the_cap() -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import uvicorn
-
-from app.cli.serve import bind, settings_or_exit, uvicorn_config
-from app.main import create_app
+from app.cli.serve import bind, run, settings_or_exit
+from app.logs import configure
 from tests.app.serving import toy_model
 
 if __name__ == "__main__":
     settings = settings_or_exit()
-    app = create_app(settings, load=toy_model)
-    uvicorn.Server(uvicorn_config(app, settings)).run(sockets=[bind(settings.host, settings.port)])
+    configure(settings.log_level)
+    run(settings, [bind(settings.host, settings.port)], toy_model)

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from memory.addressing import AddressingName
 from memory.change import Change
@@ -29,7 +30,7 @@ SMALL = PageSettings(slots=8)
 
 
 def unit(seed: int, dim: int = DIM) -> Tensor:
-    return torch.nn.functional.normalize(torch.randn(dim, generator=torch.Generator().manual_seed(seed)), dim=0)
+    return normalize(torch.randn(dim, generator=torch.Generator().manual_seed(seed)), dim=0)
 
 
 def code(seed: int, width: int = WIDTH) -> Tensor:
@@ -252,11 +253,33 @@ def test_each_question_of_a_prompt_recalls_its_fact_and_out_of_scope_nothing_is_
         memory.apply([memory.plan_write(fact(seed))])
     both = memory.read([Query("prompt 2", unit(2), 0), Query("prompt 0", unit(0), 1), Query("both", unit(50), None)])
     assert [fact_id for fact_id, _ in both.recalled] == ["f0002", "f0000"]
+    assert [(part.query, part.fact) for part in both.parts] == [("prompt 2", "f0002"), ("prompt 0", "f0000")]
     one = memory.read([Query("prompt 2", unit(2), 0), Query("nothing", unit(60), 1)])
     assert [fact_id for fact_id, _ in one.recalled] == ["f0002"]
     assert torch.equal(one.readouts[0], memory.recall("f0002"))
     out = memory.read([Query("nothing", unit(60))])
-    assert not out.in_scope and out.recalled == () and out.readouts == ()
+    assert not out.in_scope and out.recalled == () and out.readouts == () and out.parts == ()
+
+
+def test_of_more_questions_than_a_prompt_may_ask_the_first_are_answered_though_the_best_is_the_last() -> None:
+    memory = EpisodicMemory(DIM, SMALL, Scope())
+    for seed in range(4):
+        memory.apply([memory.plan_write(fact(seed))])
+    near = [Query(f"prompt {seed}", normalize(unit(seed) + 0.1 * unit(70 + seed), dim=0), seed) for seed in range(3)]
+    reading = memory.read([*near, Query("prompt 3", unit(3), 3)])
+    assert reading.fact == "f0003" and [part.fact for part in reading.parts] == ["f0000", "f0001", "f0002"]
+    assert reading.code is not None and torch.equal(reading.code, memory.recall("f0003"))
+
+
+def test_a_fact_whose_weight_is_nothing_is_not_said_to_have_spoken() -> None:
+    memory = EpisodicMemory(DIM, PageSettings(slots=4), Scope())
+    for seed in range(3):
+        key = torch.zeros(DIM)
+        key[seed] = 1.0
+        memory.apply([memory.plan_write(replace(fact(seed), key=key))])
+    query = torch.zeros(DIM)
+    query[1] = 1.0
+    assert [fact_id for fact_id, _ in memory.read([Query("prompt 1", query)]).facts] == ["f0001"]
 
 
 def test_a_large_directory_finds_what_a_product_finds(monkeypatch: pytest.MonkeyPatch) -> None:
