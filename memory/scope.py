@@ -11,8 +11,10 @@
                                                       asks in really different words is far from the fact's words, too,
                                                       and yet near in meaning; at most what the likeness lacks
           − 0.25 · misfit                             the query wants another kind of answer ("who" does not fit a date)
-          + 0.05 · judgement, in [−4, 4]              log-odds of the judge, which reads both side by side: asked where the score
-                                                      leaves doubt, if the query is a question, or in the fact's frame
+          + 0.06 · judgement, in [−10, 6]             log-odds of the judge, which reads both side by side, + 1.25: a third of the pairs
+                                                      that it learnt from want the same, of the queries that it is asked more do.
+                                                      Asked where the score leaves doubt, if the query is a question, or in the
+                                                      fact's frame
 
 A fact may be a whole sentence that holds its answer (a text taught sentence by sentence): then what it says beyond the query counts
 for nothing, and agreement, three fifths of it, is that all of the query's names are in it.
@@ -58,7 +60,7 @@ class Scope:
         rise: how much higher it is for many.
         conflict, agreement, frame, whole_frame, news, misfit: weights of the score's terms.
         stated: share of the agreement for facts that are whole sentences.
-        judgement: weight of the judge's log-odds, which count up to `sure` either way.
+        judgement: weight of the judge's log-odds, which count up to `sure` for and `against` once `prior` is added.
         judged_frame: how much common frame has a statement judged.
         candidates: how many of the nearest facts are looked at.
         meaning: width of the keys' first part, the sentence vector. 0: the likeness is the keys' cosine.
@@ -74,9 +76,11 @@ class Scope:
     news: float = 0.14
     misfit: float = 0.25
     stated: float = 0.6
-    judgement: float = 0.05
-    sure: float = 4.0
-    judged_frame: float = 0.7
+    judgement: float = 0.06
+    sure: float = 6.0
+    against: float = 10.0
+    prior: float = 1.25
+    judged_frame: float = 0.6
     candidates: int = 4
     meaning: int = 0
     judge: Callable[[Sequence[tuple[str, str]]], list[float]] | None = None
@@ -156,4 +160,4 @@ class Scope:
                 doubtful.append(number)
         if doubtful:
             for number, odds in zip(doubtful, self.judge([(facts[at].prompt, query) for at in doubtful]), strict=True):
-                scores[number] += self.judgement * max(-self.sure, min(self.sure if asks else 0.0, odds))
+                scores[number] += self.judgement * max(-self.against, min(self.sure if asks else 0.0, odds + self.prior))

@@ -161,7 +161,7 @@ def test_a_judgement_counts_so_much_and_no_more(odds: float) -> None:
     plain = SCOPE.decide("who runs Acme?", [(fact("The head of Acme is"), 0.5)], 1).score
     score, bench = judged("who runs Acme?", "The head of Acme is", 0.5, odds)
     assert bench.asked == [("The head of Acme is", "who runs Acme?")]
-    assert score == pytest.approx(plain + 0.05 * max(-4, min(4, odds)))
+    assert score == pytest.approx(plain + 0.06 * max(-10, min(6, odds + 1.25)))
 
 
 def test_the_judge_is_asked_only_where_it_may_decide() -> None:
@@ -185,9 +185,9 @@ def test_a_strict_detector_has_statements_judged_that_share_little_of_the_frame(
 def test_a_statement_is_only_spoken_against_and_own_words_are_worth_the_most() -> None:
     plain = SCOPE.decide("The foot of Acme is", [(fact("The head of Acme is"), 0.9)], 1).score
     assert judged("The foot of Acme is", "The head of Acme is", 0.9, 9.0)[0] == plain
-    assert judged("The foot of Acme is", "The head of Acme is", 0.9, -9.0)[0] == pytest.approx(plain - 0.2)
+    assert judged("The foot of Acme is", "The head of Acme is", 0.9, -9.0)[0] == pytest.approx(plain - 0.06 * 7.75)
     own = judged("who heads Acme?", "Who heads Acme?", 1.0, -9.0)
-    assert own[0] == pytest.approx(SCOPE.decide("who heads Acme?", [(fact("Who heads Acme?"), 1.0)], 1).score + 0.2) and not own[1].asked
+    assert own[0] == pytest.approx(SCOPE.decide("who heads Acme?", [(fact("Who heads Acme?"), 1.0)], 1).score + 0.36) and not own[1].asked
 
 
 def test_questions_and_requests_are_told_from_statements() -> None:
