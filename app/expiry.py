@@ -14,6 +14,7 @@ from app.tenants import Tenants
 from memory.errors import FactNotFound, MemoryError_
 
 PERIOD_S = 0.25
+PAUSE_S = 10.0  # at most, before a tenant that failed is tried again
 ANSWERS_PERIOD_S = 600.0
 log = structlog.get_logger()
 
@@ -28,6 +29,7 @@ class Expiry:
     def __init__(self, tenants: Tenants) -> None:
         self._tenants = tenants
         self._answers_at = time.monotonic()
+        self._pauses: dict[str, tuple[float, float]] = {}  # of tenants that failed: until when, and how long
 
     async def keep(self) -> None:
         """Until cancelled. What fails is tried again."""
@@ -43,17 +45,33 @@ class Expiry:
             await asyncio.sleep(PERIOD_S)
 
     async def forget_expired(self) -> int:
-        """Forgets what is due; returns how many facts this server forgot."""
+        """Forgets what is due; returns how many facts this server forgot. A tenant that fails is left for later, alone."""
+        forgotten = left = 0
+        while due := await self._tenants.store.due(time.time(), skip=left):
+            for name, noted in due:
+                if self._pauses.get(name, (0.0, 0.0))[0] > time.monotonic():
+                    left += 1
+                    continue
+                try:
+                    forgotten += await self._forget_expired_of(name, noted)
+                    self._pauses.pop(name, None)
+                except Exception as error:
+                    left += 1
+                    pause = min(PAUSE_S, 2 * self._pauses.get(name, (0.0, PERIOD_S / 2))[1])
+                    self._pauses[name] = time.monotonic() + pause, pause
+                    log.warning("expiry_failed", tenant=name, error=type(error).__name__)
+        return forgotten
+
+    async def _forget_expired_of(self, name: str, noted: float) -> int:
         forgotten = 0
-        for name, noted in await self._tenants.store.due(time.time()):
-            memory = await self._tenants.fresh(name)
-            for fact_id in memory.expired(time.time()):
-                with suppress(FactNotFound):  # another server was first
-                    await self._tenants.forget(name, fact_id)
-                    self._tenants.metrics.changes.labels("expired").inc()
-                    forgotten += 1
-            memory = await self._tenants.fresh(name)
-            await self._tenants.store.expired(name, noted, memory.next_expiry)
+        memory = await self._tenants.fresh(name)
+        for fact_id in memory.expired(time.time()):
+            with suppress(FactNotFound):  # another server was first
+                await self._tenants.forget(name, fact_id)
+                self._tenants.metrics.changes.labels("expired").inc()
+                forgotten += 1
+        memory = await self._tenants.fresh(name)
+        await self._tenants.store.expired(name, noted, memory.next_expiry)
         return forgotten
 
     async def _discard_answers(self) -> None:

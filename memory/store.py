@@ -265,11 +265,11 @@ class RedisStore:
 
         await self._link.call(note, hurry=True)
 
-    async def due(self, now: float) -> list[tuple[str, float]]:
-        """Tenants with facts that expired by `now`, and the time that was noted for each."""
+    async def due(self, now: float, skip: int = 0) -> list[tuple[str, float]]:
+        """Tenants with facts that expired by `now`, and the time that was noted for each: some of them, behind the first `skip`."""
 
         async def ask() -> list[tuple[bytes, float]]:
-            found = await self._link.near(names.EXPIRIES).zrangebyscore(names.EXPIRIES, 0, now, start=0, num=100, withscores=True)
+            found = await self._link.near(names.EXPIRIES).zrangebyscore(names.EXPIRIES, 0, now, start=skip, num=100, withscores=True)
             return cast("list[tuple[bytes, float]]", found)
 
         return [(name.decode(), at) for name, at in await self._link.call(ask, hurry=True)]
