@@ -8,10 +8,10 @@ from contextlib import suppress
 
 import structlog
 
-from app.errors import NotReady, QueueFull
 from app.idempotency import KEPT_S
 from app.tenants import Tenants
-from memory.errors import FactNotFound, MemoryError_
+from memory.episodic import EpisodicMemory
+from memory.errors import FactNotFound
 
 PERIOD_S = 0.25
 PAUSE_S = 10.0  # at most, before a tenant that failed is tried again
@@ -39,7 +39,7 @@ class Expiry:
                 if time.monotonic() - self._answers_at > ANSWERS_PERIOD_S:
                     self._answers_at = time.monotonic()
                     await self._discard_answers()
-            except (MemoryError_, QueueFull, NotReady) as error:
+            except Exception as error:
                 log.warning("expiry_failed", error=type(error).__name__)
                 await asyncio.sleep(PERIOD_S)
             await asyncio.sleep(PERIOD_S)
@@ -65,17 +65,21 @@ class Expiry:
     async def _forget_expired_of(self, name: str, noted: float) -> int:
         forgotten = 0
         memory = await self._tenants.fresh(name)
-        for fact_id in memory.expired(time.time()):
+        for fact_id in await self._tenants.worker.run(memory.expired, time.time()):
             with suppress(FactNotFound):  # another server was first
                 await self._tenants.forget(name, fact_id)
                 self._tenants.metrics.changes.labels("expired").inc()
                 forgotten += 1
         memory = await self._tenants.fresh(name)
-        await self._tenants.store.expired(name, noted, memory.next_expiry)
+        await self._tenants.store.expired(name, noted, await self._tenants.worker.run(lambda: memory.next_expiry))
         return forgotten
 
     async def _discard_answers(self) -> None:
         before = time.time() - KEPT_S
+
+        def old(memory: EpisodicMemory) -> list[str]:
+            kept = memory.facts(limit=len(memory), where=lambda fact: bool(fact.answer) and fact.created_at < before)
+            return [fact.answer for fact in kept]
+
         for tenant in self._tenants.loaded:
-            kept = tenant.memory.facts(limit=len(tenant.memory), where=lambda fact: bool(fact.answer) and fact.created_at < before)
-            await self._tenants.store.discard_answers(tenant.name, [fact.answer for fact in kept])
+            await self._tenants.store.discard_answers(tenant.name, await self._tenants.worker.run(old, tenant.memory))

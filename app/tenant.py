@@ -11,7 +11,10 @@ from memory.episodic import EpisodicMemory
 
 @dataclass
 class Tenant:
-    """One tenant's memory and the lock under which it changes. Reads need no lock: changes and reads are jobs of one thread."""
+    """One tenant's memory and the lock under which it changes. Reads need no lock: changes and reads are jobs of one thread.
+
+    (What looks up a single fact or asks for a number is no read in this sense, and any thread may do it.)
+    """
 
     name: str
     memory: EpisodicMemory

@@ -362,7 +362,7 @@ class Tenants:
             try:
                 await self._snapshot(tenant)
                 self.metrics.snapshots.labels("ok").inc()
-            except (MemoryError_, QueueFull) as error:
+            except Exception as error:
                 failure = type(error).__name__
                 self.metrics.snapshots.labels("failed").inc()
                 log.warning("snapshot_failed", error=failure)

@@ -118,7 +118,7 @@ class EpisodicMemory:
     @property
     def size_bytes(self) -> int:
         """About how many bytes it takes here."""
-        return self._register.size_bytes + sum(sheet.page.size_bytes for sheet in self._sheets.values())
+        return self._register.size_bytes + sum(sheet.page.size_bytes for sheet in list(self._sheets.values()))
 
     def get(self, fact_id: str) -> Fact:
         """Raises FactNotFound."""

@@ -135,8 +135,8 @@ async def list_facts(
         there = was_there(fact, as_of) if as_of is not None else history or is_current(fact)
         return there and all(name in fact.metadata and _says(fact.metadata[name], value) for name, value in wanted)
 
-    facts = memory.facts(cursor, limit + 1, where)
-    response.headers[VERSION] = str(memory.version)
+    facts, version = await service.worker.run(lambda: (memory.facts(cursor, limit + 1, where), memory.version))
+    response.headers[VERSION] = str(version)
     more = len(facts) > limit
     note("read", [fact.id for fact in facts[:limit]])
     return FactList(facts=[_out(f) for f in facts[:limit]], next_cursor=facts[limit - 1].id if more else None)
