@@ -77,13 +77,16 @@ class Tenants:
         if (tenant := self._tenants.get(name)) is None:
             async with self._loading.setdefault(name, asyncio.Lock()):
                 if (tenant := self._tenants.get(name)) is None:
-                    tenant = Tenant(name, EpisodicMemory(self.model.key_dim, self.pages, self.scope, self.model.device))
+                    tenant = Tenant(name, self._empty())
                     await self._load(tenant)
                     self._tenants[name] = tenant
             self._loading.pop(name, None)
             self._weigh(tenant)
         self._tenants.move_to_end(name)
         return tenant
+
+    def _empty(self) -> EpisodicMemory:
+        return EpisodicMemory(self.model.key_dim, self.pages, self.scope, self.model.device)
 
     async def _load(self, tenant: Tenant) -> None:
         found = await self.store.load(tenant.name, self.model.fingerprint)
@@ -193,10 +196,16 @@ class Tenants:
 
     async def drop(self, name: str) -> int:
         """Forget a tenant whole; returns the version after it."""
+        return await asyncio.shield(asyncio.ensure_future(self._drop(name)))  # as a change: it runs to its end
+
+    async def _drop(self, name: str) -> int:
         tenant = await self.get(name)
         async with tenant.lock:
+            tenant.stale = True  # what fails from here on may have erased something
             version = await self.store.drop(name)
-            await self._load(tenant)
+            tenant.memory = self._empty()  # which is all that the store has now: nothing can fail after the erasure
+            tenant.memory.version = version
+            tenant.changes_since_snapshot, tenant.changed_at, tenant.stale = 0, time.time(), False
             self._weigh(tenant)
         return version
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from app.expiry import Expiry
 from app.tenant import Committed
 from app.tenants import Tenants
-from memory.errors import DuplicateId, FactNotFound
+from memory.errors import DuplicateId, FactNotFound, StoreUnavailable
 from memory.keys import Keys, tenant_of
 from memory.query import Query
 from memory.vault import Vault
@@ -112,6 +112,56 @@ async def test_reads_go_on_while_the_store_is_lost(server: Server) -> None:
             assert time.monotonic() - started < 5  # it asks the store once a second, and not for long
         finally:
             os.kill(server.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("gone", ["the store", "the client"])
+async def test_what_is_erased_answers_no_more_whatever_goes_away(
+    server: Server, gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = gone.removeprefix("the ")
+    async with holding(server.url, vault=tmp_path) as tenants:
+        await tenants.write(name, fact("secret"))
+        drop, erased = tenants.store.drop, asyncio.Event()
+
+        async def away(*_: object) -> None:
+            raise StoreUnavailable("gone for a moment")
+
+        async def dropped(tenant: str) -> int:
+            version = await drop(tenant)
+            monkeypatch.setattr(tenants.store, "load", away)
+            monkeypatch.setattr(tenants.store, "follow", away)
+            erased.set()
+            await asyncio.sleep(0.05)
+            return version
+
+        monkeypatch.setattr(tenants.store, "drop", dropped)
+        dropping = asyncio.create_task(tenants.drop(name))
+        await erased.wait()
+        if gone == "the client":
+            dropping.cancel()
+        await asyncio.wait([dropping])
+        await asyncio.sleep(0.1)
+        assert (await tenants.fresh(name)).facts() == []
+        monkeypatch.undo()
+        assert (await tenants.write(name, fact("new"))).change.version == 3
+        live = (await tenants.fresh(name)).checksum()
+    async with holding(server.url, vault=tmp_path) as tenants:
+        assert (await tenants.fresh(name)).checksum() == live
+
+
+async def test_an_erasure_that_may_have_been_is_looked_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url, vault=tmp_path) as tenants:
+        await tenants.write("maybe", fact("secret"))
+        drop = tenants.store.drop
+
+        async def unheard(tenant: str) -> int:
+            await drop(tenant)
+            raise StoreUnavailable("no answer")
+
+        monkeypatch.setattr(tenants.store, "drop", unheard)
+        with pytest.raises(StoreUnavailable):
+            await tenants.drop("maybe")
+        assert (await tenants.fresh("maybe")).facts() == []
 
 
 async def test_only_one_server_forgets_what_expires(server: Server) -> None:
