@@ -383,7 +383,7 @@ class Tenants:
             memory, count, taken_at = tenant.memory, tenant.changes_since_snapshot, time.time()
             pages, version = await self.worker.run(lambda: (memory.snapshot(), memory.version))
         if await self.store.snapshot(tenant.name, pages, version, self.model.fingerprint):
-            memory.mark_stored(pages, version)
+            await self.worker.run(memory.mark_stored, pages, version)  # changes are made on that thread
             tenant.changes_since_snapshot -= min(count, tenant.changes_since_snapshot)
             tenant.changed_at = taken_at
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -98,6 +100,42 @@ async def test_an_evicted_memory_comes_back(server: Server) -> None:
         for name in ("e1", "e2"):
             assert len(await tenants.fresh(name)) == 20
         assert len(tenants.loaded) == 1
+
+
+async def test_a_change_made_while_a_snapshot_is_marked_is_in_the_next(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url) as tenants:
+        await tenants.write("marked", fact("a"))
+        memory = (await tenants.get("marked")).memory
+        marked, changing = threading.Event(), threading.Event()
+        mark_stored = memory.mark_stored
+
+        def marking(*stored: Any) -> None:
+            mark_stored(*stored)
+            marked.set()
+
+        class Slow(dict[int, int]):
+            """Whoever marks pages while this is written does not know yet that the page has changed again."""
+
+            def __setitem__(self, page: int, version: int) -> None:
+                changing.set()
+                marked.wait(0.5)
+                super().__setitem__(page, version)
+
+        monkeypatch.setattr(memory, "mark_stored", marking)
+        memory._changed_at = Slow(memory._changed_at)
+        take = tenants.store.snapshot
+
+        async def meanwhile(*stored: Any) -> bool:
+            done = await take(*stored)
+            writing.append(asyncio.create_task(tenants.write("marked", fact("b"))))
+            await asyncio.to_thread(changing.wait)
+            return done
+
+        writing: list[asyncio.Task[Committed]] = []
+        monkeypatch.setattr(tenants.store, "snapshot", meanwhile)
+        await tenants.snapshot()
+        await writing[0]
+        assert memory._dirty == {0}
 
 
 async def test_reads_go_on_while_the_store_is_lost(server: Server) -> None:
