@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 
 import structlog
@@ -48,30 +50,35 @@ class Expiry:
         """Forgets what is due; returns how many facts this server forgot. A tenant that fails is left for later, alone."""
         forgotten = left = 0
         while due := await self._tenants.store.due(time.time(), skip=left):
+            marks: dict[str, list[float]] = defaultdict(list)
             for name, noted in due:
+                marks[name].append(noted)
+            for name in marks:
                 if self._pauses.get(name, (0.0, 0.0))[0] > time.monotonic():
-                    left += 1
+                    left += len(marks[name])
                     continue
                 try:
-                    forgotten += await self._forget_expired_of(name, noted)
+                    forgotten += await self._forget_expired_of(name, marks[name])
                     self._pauses.pop(name, None)
                 except Exception as error:
-                    left += 1
+                    left += len(marks[name])
                     pause = min(PAUSE_S, 2 * self._pauses.get(name, (0.0, PERIOD_S / 2))[1])
                     self._pauses[name] = time.monotonic() + pause, pause
                     log.warning("expiry_failed", tenant=name, error=type(error).__name__)
         return forgotten
 
-    async def _forget_expired_of(self, name: str, noted: float) -> int:
+    async def _forget_expired_of(self, name: str, marks: Sequence[float]) -> int:
         forgotten = 0
-        memory = await self._tenants.fresh(name)
+        memory = await self._tenants.newest(name)
         for fact_id in await self._tenants.worker.run(memory.expired, time.time()):
             with suppress(FactNotFound):  # another server was first
                 await self._tenants.forget(name, fact_id)
                 self._tenants.metrics.changes.labels("expired").inc()
                 forgotten += 1
-        memory = await self._tenants.fresh(name)
-        await self._tenants.store.expired(name, noted, await self._tenants.worker.run(lambda: memory.next_expiry))
+        memory = (await self._tenants.get(name)).memory
+        upcoming = await self._tenants.worker.run(lambda: memory.next_expiry)
+        for noted in marks:
+            await self._tenants.store.expired(name, noted, upcoming)
         return forgotten
 
     async def _discard_answers(self) -> None:

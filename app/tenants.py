@@ -233,6 +233,14 @@ class Tenants:
                 self._lost_at = time.monotonic()
         return tenant.memory
 
+    async def newest(self, name: str) -> EpisodicMemory:
+        """The tenant's memory with all that is committed. Raises as the store's `follow` and `load`."""
+        tenant = await self.get(name)
+        async with tenant.lock:  # what is committed and not made yet is made first
+            if self.store.shared or tenant.stale:
+                await self._follow(tenant)
+        return tenant.memory
+
     async def read(
         self,
         name: str,
@@ -328,6 +336,9 @@ class Tenants:
         residual, solve_s, solve_at = await self._surely(tenant, make)
         self._count(tenant, len(changes))
         self._weigh(tenant)
+        if times and min(times) < time.time():  # its mark may have been looked at before there was a fact
+            with suppress(StoreUnavailable):
+                await self.store.expect_expiry(tenant.name, min(times))
         made = iter(changes)
         return [
             outcome
