@@ -22,6 +22,7 @@ class Tenant:
     changes_since_snapshot: int = 0
     changed_at: float = 0.0  # Unix time of the oldest change since the snapshot
     stale: bool = False  # the store may be ahead: follow it before the next change
+    broken: bool = False  # a change failed half-way: load it anew before it is used again
     size_bytes: int = 0
 
 

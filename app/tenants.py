@@ -108,7 +108,7 @@ class Tenants:
         on_cpu = self.model.device.type == "cpu"  # it solves nothing yet, and much is to be read: not on the inference thread
         tenant.memory = await (asyncio.to_thread(restore) if on_cpu else self.worker.run(restore))
         tenant.changes_since_snapshot = len(found.changes) + len(found.repaired)
-        tenant.changed_at, tenant.stale = time.time(), False
+        tenant.changed_at, tenant.stale, tenant.broken = time.time(), False, False
 
     def _weigh(self, tenant: Tenant) -> None:
         """Notes what the tenant takes now, and evicts idle ones beyond the budget. They come back from the store."""
@@ -205,7 +205,7 @@ class Tenants:
             version = await self.store.drop(name)
             tenant.memory = self._empty()  # which is all that the store has now: nothing can fail after the erasure
             tenant.memory.version = version
-            tenant.changes_since_snapshot, tenant.changed_at, tenant.stale = 0, time.time(), False
+            tenant.changes_since_snapshot, tenant.changed_at, tenant.stale, tenant.broken = 0, time.time(), False, False
             self._weigh(tenant)
         return version
 
@@ -231,6 +231,8 @@ class Tenants:
                     await self._follow(tenant)
             except (StoreUnavailable, TimeoutError):
                 self._lost_at = time.monotonic()
+        if tenant.broken:
+            raise StoreUnavailable("the memory must be loaded again, and the store did not answer in time")
         return tenant.memory
 
     async def newest(self, name: str) -> EpisodicMemory:
@@ -269,7 +271,9 @@ class Tenants:
 
     async def _follow(self, tenant: Tenant) -> None:
         """Makes the changes that others committed."""
-        changes = await self.store.follow(tenant.name, tenant.memory.version, self.model.fingerprint)
+        changes = None
+        if not tenant.broken:
+            changes = await self.store.follow(tenant.name, tenant.memory.version, self.model.fingerprint)
         if changes is None:
             await self._load(tenant)
         elif changes:
@@ -354,8 +358,9 @@ class Tenants:
                 return await self.worker.run(make)
             except QueueFull:
                 await asyncio.sleep(0.01)
-            except BaseException:
-                tenant.stale = True
+            except BaseException as error:
+                tenant.stale = True  # if it was not made, or is being made yet
+                tenant.broken = tenant.broken or not isinstance(error, NotReady | asyncio.CancelledError)
                 raise
 
     def _count(self, tenant: Tenant, changes: int) -> None:
@@ -391,6 +396,8 @@ class Tenants:
     async def _snapshot(self, tenant: Tenant) -> None:
         """Facts do not change once they are written, so the tenant takes changes meanwhile."""
         async with tenant.lock:
+            if tenant.broken:
+                await self._follow(tenant)
             memory, count, taken_at = tenant.memory, tenant.changes_since_snapshot, time.time()
             pages, version = await self.worker.run(lambda: (memory.snapshot(), memory.version))
         if await self.store.snapshot(tenant.name, pages, version, self.model.fingerprint):

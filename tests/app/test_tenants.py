@@ -138,6 +138,48 @@ async def test_a_change_made_while_a_snapshot_is_marked_is_in_the_next(server: S
         assert memory._dirty == {0}
 
 
+@pytest.mark.parametrize("then", ["read", "write", "snapshot"])
+async def test_a_memory_whose_change_failed_half_way_is_loaded_anew(server: Server, then: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, url = f"half-{then}", server.url
+    async with holding(url, slots=2) as tenants:
+        await tenants.write_many(name, [fact(letter) for letter in "abcd"])
+        for letter in "ad":
+            await tenants.forget(name, letter)
+        memory = (await tenants.get(name)).memory
+        after, pages = memory._after, []
+
+        def fails(*args: Any) -> Any:
+            pages.append(args)
+            if len(pages) == 2:
+                raise RuntimeError("out of memory")
+            return after(*args)
+
+        monkeypatch.setattr(memory, "_after", fails)
+        with pytest.raises(RuntimeError):
+            await tenants.write_many(name, [fact("e"), fact("g")])
+        assert len(pages) == 2
+
+        async def away(*_: object) -> None:
+            raise StoreUnavailable("gone for a moment")
+
+        for asked in ("load", "follow"):
+            monkeypatch.setattr(tenants.store, asked, away)
+        with pytest.raises(StoreUnavailable):
+            await tenants.fresh(name)
+        await tenants.snapshot()
+        monkeypatch.undo()
+        tenants._lost_at = -10.0
+        if then == "write":
+            await tenants.write(name, fact("h"))
+        if then == "snapshot":
+            await tenants.snapshot()
+            assert not tenants.snapshot_failure
+        live = (await tenants.fresh(name)).checksum()
+    async with holding(url, slots=2) as tenants:
+        loaded = await tenants.fresh(name)
+        assert loaded.checksum() == live and sorted(f.id for f in loaded.facts())[:4] == ["b", "c", "e", "g"]
+
+
 async def test_reads_go_on_while_the_store_is_lost(server: Server) -> None:
     async with holding(server.url) as tenants:
         await tenants.write("lost", fact("a"))
