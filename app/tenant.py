@@ -23,6 +23,9 @@ class Tenant:
     changed_at: float = 0.0  # Unix time of the oldest change since the snapshot
     stale: bool = False  # the store may be ahead: follow it before the next change
     broken: bool = False  # a change failed half-way: load it anew before it is used again
+    following: asyncio.Task[None] | None = None  # asks the store, and makes what others committed
+    asking: bool = False  # the store has not said yet whether there is something to make
+    catching_up: bool = False  # it has, and it is being made
     size_bytes: int = 0
 
 

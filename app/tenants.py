@@ -1,133 +1,38 @@
-"""The tenants' memories: loaded from the store, changed through it, followed in it, evicted when they are idle."""
+"""The tenants' memories: read, changed through the store, snapshotted."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import structlog
 
-from app.errors import NotReady, PromptTaken, QueueFull, TenantFull, VersionNotReached
-from app.metrics import Metrics
-from app.tenant import Committed, Holding, Tenant
-from app.worker import InferenceWorker
+from app.errors import NotReady, PromptTaken, QueueFull, TenantFull
+from app.memories import Memories
+from app.tenant import Committed, Tenant
 from memory.bridge import bridges
 from memory.change import Change
 from memory.episodic import EpisodicMemory
 from memory.errors import AnswerExists, MemoryError_, StoreUnavailable, VersionConflict
 from memory.fact import Fact
-from memory.page import PageSettings
 from memory.query import Query, Reading
-from memory.scope import Scope
-from memory.store import RedisStore
 from models.device import request_stream
-from models.model import Model
 
-T = TypeVar("T")
 Plan = Callable[[EpisodicMemory], Sequence[Change | Exception]]
 OnConflict = Literal["supersede", "error", "version"]
 Answer = Callable[[Change], tuple[str, bytes]]
 BLOCK = 256  # the most facts that one commit is planned for
 CONTEND_S = 5.0  # how long a commit that lost against other writers is tried again
-FOLLOW_S = 0.25  # how long a read asks the store whether others wrote, before it goes on with what it has
-LOST_S = 1.0  # for how long reads do not ask a store that did not answer
 log = structlog.get_logger()
 
 
-class Tenants:
-    """Holds the loaded memories. A change is committed to the store first and then made; a read sees what is made.
-
-    With a shared store a read first asks it, in one round trip (0.2 ms), whether others wrote, and makes their changes. (A
-    blocking XREAD for every loaded tenant would keep a connection for each node and wake all servers on each write.)
-    """
-
-    def __init__(
-        self,
-        store: RedisStore,
-        worker: InferenceWorker,
-        model: Model,
-        metrics: Metrics,
-        *,
-        pages: PageSettings,
-        scope: Scope,
-        holding: Holding,
-    ) -> None:
-        self.store, self.worker, self.model, self.metrics = store, worker, model, metrics
-        self.pages, self.scope, self.holding = pages, scope, holding
-        self.snapshot_failure = ""
-        self._tenants: OrderedDict[str, Tenant] = OrderedDict()  # least recently used first
-        self._loading: dict[str, asyncio.Lock] = {}
-        self._bytes = 0
-        self._lost_at = -LOST_S
-        self._wake = asyncio.Event()
-
-    @property
-    def loaded(self) -> Sequence[Tenant]:
-        """The tenants that are in memory."""
-        return tuple(self._tenants.values())
-
-    async def get(self, name: str) -> Tenant:
-        """The tenant, loaded from the store if it is not here yet."""
-        if (tenant := self._tenants.get(name)) is None:
-            async with self._loading.setdefault(name, asyncio.Lock()):
-                if (tenant := self._tenants.get(name)) is None:
-                    tenant = Tenant(name, self._empty())
-                    await self._load(tenant)
-                    self._tenants[name] = tenant
-            self._loading.pop(name, None)
-            self._weigh(tenant)
-        self._tenants.move_to_end(name)
-        return tenant
-
-    def _empty(self) -> EpisodicMemory:
-        return EpisodicMemory(self.model.key_dim, self.pages, self.scope, self.model.device)
-
-    async def _load(self, tenant: Tenant) -> None:
-        found = await self.store.load(tenant.name, self.model.fingerprint)
-        for page, reason in found.repaired.items():
-            log.warning("page_rebuilt", page=page, reason=reason)
-
-        def restore() -> EpisodicMemory:
-            return EpisodicMemory.restore(
-                self.model.key_dim,
-                self.pages,
-                self.scope,
-                pages=found.pages,
-                changes=found.changes,
-                version=found.version,
-                repaired=tuple(found.repaired),
-                device=self.model.device,
-            )
-
-        on_cpu = self.model.device.type == "cpu"  # it solves nothing yet, and much is to be read: not on the inference thread
-        tenant.memory = await (asyncio.to_thread(restore) if on_cpu else self.worker.run(restore))
-        tenant.changes_since_snapshot = len(found.changes) + len(found.repaired)
-        tenant.changed_at, tenant.stale, tenant.broken = time.time(), False, False
-
-    def _weigh(self, tenant: Tenant) -> None:
-        """Notes what the tenant takes now, and evicts idle ones beyond the budget. They come back from the store."""
-        if self._tenants.get(tenant.name) is not tenant:
-            return
-        size = tenant.memory.size_bytes
-        self._bytes += size - tenant.size_bytes
-        tenant.size_bytes = size
-        if not 0 < self.holding.budget_bytes < self._bytes:
-            return
-        for idle in list(self._tenants.values()):
-            if self._bytes <= self.holding.budget_bytes:
-                break
-            if idle is not tenant and not idle.lock.locked():
-                self._release(idle)
-
-    def _release(self, tenant: Tenant) -> None:
-        del self._tenants[tenant.name]
-        self._bytes -= tenant.size_bytes
+class Tenants(Memories):
+    """What tenants' memories are asked and told. A change is committed to the store first and then made; a read sees what is made."""
 
     async def write(
         self, name: str, fact: Fact, *, on_conflict: OnConflict = "supersede", answer: Answer | None = None
@@ -209,40 +114,6 @@ class Tenants:
             self._weigh(tenant)
         return version
 
-    async def reach(self, name: str, version: int) -> None:
-        """Returns when the memory is at `version` or later. Raises VersionNotReached."""
-        tenant, deadline = await self.get(name), time.monotonic() + self.holding.read_wait_s
-        while tenant.memory.version < version:
-            with suppress(StoreUnavailable, TimeoutError):
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())), tenant.lock:
-                    await self._follow(tenant)
-            if tenant.memory.version < version:
-                if time.monotonic() >= deadline:
-                    raise VersionNotReached(tenant.memory.version, version)
-                await asyncio.sleep(0.02)
-
-    async def fresh(self, name: str) -> EpisodicMemory:
-        """The tenant's memory with what others wrote, as far as the store can be asked."""
-        tenant = await self.get(name)
-        asks = (self.store.shared or tenant.stale) and not tenant.lock.locked()
-        if asks and time.monotonic() - self._lost_at > LOST_S:
-            try:
-                async with asyncio.timeout(FOLLOW_S), tenant.lock:
-                    await self._follow(tenant)
-            except (StoreUnavailable, TimeoutError):
-                self._lost_at = time.monotonic()
-        if tenant.broken:
-            raise StoreUnavailable("the memory must be loaded again, and the store did not answer in time")
-        return tenant.memory
-
-    async def newest(self, name: str) -> EpisodicMemory:
-        """The tenant's memory with all that is committed. Raises as the store's `follow` and `load`."""
-        tenant = await self.get(name)
-        async with tenant.lock:  # what is committed and not made yet is made first
-            if self.store.shared or tenant.stale:
-                await self._follow(tenant)
-        return tenant.memory
-
     async def read(
         self,
         name: str,
@@ -268,19 +139,6 @@ class Tenants:
         """As `memory.bridge.bridges`, of the memory or of what is kept of it as it was at a version."""
         memory = await self.fresh(name)
         return await self.worker.run(lambda: bridges(memory if as_of is None else memory.as_of(as_of), queries, exclude))
-
-    async def _follow(self, tenant: Tenant) -> None:
-        """Makes the changes that others committed."""
-        changes = None
-        if not tenant.broken:
-            changes = await self.store.follow(tenant.name, tenant.memory.version, self.model.fingerprint)
-        if changes is None:
-            await self._load(tenant)
-        elif changes:
-            await self._surely(tenant, lambda: tenant.memory.replay(changes))
-            self._count(tenant, len(changes))
-        tenant.stale = False
-        self._weigh(tenant)
 
     async def _one(self, name: str, plan: Callable[[EpisodicMemory], Change]) -> Committed:
         (outcome,) = await self._change(name, lambda memory: [plan(memory)])
@@ -350,25 +208,6 @@ class Tenants:
             else Committed(next(made), residual, solve_s, commit_s, commit_at, solve_at)
             for outcome in planned
         ]
-
-    async def _surely(self, tenant: Tenant, make: Callable[[], T]) -> T:
-        """What is committed is made, however busy the worker is."""
-        while True:
-            try:
-                return await self.worker.run(make)
-            except QueueFull:
-                await asyncio.sleep(0.01)
-            except BaseException as error:
-                tenant.stale = True  # if it was not made, or is being made yet
-                tenant.broken = tenant.broken or not isinstance(error, NotReady | asyncio.CancelledError)
-                raise
-
-    def _count(self, tenant: Tenant, changes: int) -> None:
-        if not tenant.changes_since_snapshot:
-            tenant.changed_at = time.time()
-        tenant.changes_since_snapshot += changes
-        if tenant.changes_since_snapshot >= self.holding.snapshot_every:
-            self._wake.set()
 
     async def keep_snapshots(self) -> None:
         """Snapshot changed memories every so many changes or seconds, until cancelled."""

@@ -89,8 +89,8 @@ class EpisodicMemory:
         return memory
 
     def replay(self, changes: Sequence[Change]) -> None:
-        """Make changes of a log, in their blocks. Raises VersionConflict."""
-        for _, block in groupby(changes, lambda change: change.block or change.version):
+        """Make changes of a log, in their blocks, but for those that are made already."""
+        for _, block in groupby([c for c in changes if c.version > self.version], lambda change: change.block or change.version):
             self.apply(list(block))
 
     def _lay(self, index: int, facts: Sequence[Fact]) -> None:

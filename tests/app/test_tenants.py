@@ -17,7 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.errors import VersionNotReached
 from app.expiry import Expiry
+from app.memories import FOLLOW_S
 from app.tenant import Committed
 from app.tenants import Tenants
 from memory.errors import DuplicateId, FactNotFound, StoreUnavailable
@@ -178,6 +180,68 @@ async def test_a_memory_whose_change_failed_half_way_is_loaded_anew(server: Serv
     async with holding(url, slots=2) as tenants:
         loaded = await tenants.fresh(name)
         assert loaded.checksum() == live and sorted(f.id for f in loaded.facts())[:4] == ["b", "c", "e", "g"]
+
+
+async def others_wrote(writer: Tenants, reader: Tenants, name: str) -> None:
+    """A fact that the reader has is forgotten, among other changes."""
+    await writer.write(name, fact("gone"))
+    assert len(await reader.fresh(name)) == 1
+    await writer.forget(name, "gone")
+    await writer.write_many(name, [fact(f"f{number}") for number in range(3)])
+
+
+@pytest.mark.parametrize("way", ["load", "replay"])
+async def test_reads_wait_for_one_and_the_same_catching_up(server: Server, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes: what it has done is not lost when a read stops waiting, or is cancelled."""
+    name, begun = f"behind-{way}", list[float]()
+    async with holding(server.url) as writer, holding(server.url) as reader:
+        await others_wrote(writer, reader, name)
+        if way == "load":
+            await writer.snapshot()
+            await writer.write(name, fact("last"))
+            await writer.snapshot()  # the log does not reach back any more
+            load = reader.store.load
+
+            async def slowly(*args: Any) -> Any:
+                begun.append(time.monotonic())
+                await asyncio.sleep(3 * FOLLOW_S)
+                return await load(*args)
+
+            monkeypatch.setattr(reader.store, "load", slowly)
+        else:
+            memory = (await reader.get(name)).memory
+            replay = memory.replay
+
+            def replayed(changes: Any) -> None:
+                begun.append(time.monotonic())
+                time.sleep(3 * FOLLOW_S)
+                replay(changes)
+
+            monkeypatch.setattr(memory, "replay", replayed)
+        started = time.monotonic()
+        cancelled = asyncio.create_task(reader.fresh(name))
+        await asyncio.sleep(FOLLOW_S / 2)
+        cancelled.cancel()
+        while "gone" in {f.id for f in (await reader.fresh(name)).facts()}:
+            assert time.monotonic() - started < 6 * FOLLOW_S
+        assert len(begun) == 1
+        assert (await reader.fresh(name)).version == (await writer.fresh(name)).version
+
+
+async def test_a_version_is_waited_for_as_long_as_may_be(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url) as writer, holding(server.url, read_wait_s=0.1) as reader:
+        await others_wrote(writer, reader, "reached")
+        follow = reader.store.follow
+
+        async def slowly(*args: Any) -> Any:
+            await asyncio.sleep(0.3)
+            return await follow(*args)
+
+        monkeypatch.setattr(reader.store, "follow", slowly)
+        with pytest.raises(VersionNotReached):
+            await reader.reach("reached", 5)
+        await asyncio.sleep(0.3)
+        assert (await reader.get("reached")).memory.version == 5
 
 
 async def test_reads_go_on_while_the_store_is_lost(server: Server) -> None:
