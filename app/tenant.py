@@ -51,7 +51,7 @@ class Holding:
 
     Attributes:
         budget_bytes: of all memories together, before idle ones are evicted.
-        max_facts, max_bytes: of one tenant.
+        max_facts, max_bytes: of one tenant, its history included.
         read_wait_s: how long a read waits for a version that it must see.
         snapshot_every, snapshot_s: changes or seconds after which a changed memory is snapshotted.
     """

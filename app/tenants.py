@@ -19,7 +19,7 @@ from memory.bridge import bridges
 from memory.change import Change
 from memory.episodic import EpisodicMemory
 from memory.errors import AnswerExists, MemoryError_, StoreUnavailable, VersionConflict
-from memory.fact import Fact
+from memory.fact import Fact, held_bytes
 from memory.query import Query, Reading
 from models.device import request_stream
 
@@ -83,17 +83,32 @@ class Tenants(Memories):
 
     def _refusal(self, memory: EpisodicMemory, fact: Fact, on_conflict: OnConflict, pending: int) -> Exception | None:
         taken = memory.holder(fact.prompt)
-        if taken is not None:
-            return PromptTaken(taken) if on_conflict == "error" else None
-        if 0 < self.holding.max_facts <= len(memory) + pending:
-            return TenantFull("facts", len(memory), self.holding.max_facts)
-        if 0 < self.holding.max_bytes <= memory.size_bytes:
-            return TenantFull("bytes", memory.size_bytes, self.holding.max_bytes)
+        if taken is not None and on_conflict == "error":
+            return PromptTaken(taken)
+        replaced = memory.get(taken) if taken is not None and on_conflict == "supersede" else None
+        return self._overfull(memory, fact, replaced, pending)
+
+    def _overfull(self, memory: EpisodicMemory, fact: Fact, replaced: Fact | None, pending: int = 0) -> TenantFull | None:
+        """Whether the tenant has no room for a fact, in the place of another that is forgotten for it or beside all. History counts."""
+        held, limits = len(memory) + memory.history, self.holding
+        if replaced is None and 0 < limits.max_facts <= held + pending:
+            return TenantFull("facts", held, limits.max_facts)
+        grows = replaced is None or held_bytes(fact) > held_bytes(replaced)
+        if grows and 0 < limits.max_bytes <= memory.size_bytes:
+            return TenantFull("bytes", memory.size_bytes, limits.max_bytes)
         return None
 
     async def update(self, name: str, fact_id: str, revise: Callable[[Fact], Fact]) -> Committed:
         """Put a revised fact in the place of one. Raises FactNotFound and as `write`."""
-        return await self._one(name, lambda memory: memory.plan_update(revise(memory.get(fact_id))))
+
+        def plan(memory: EpisodicMemory) -> Change:
+            fact = memory.get(fact_id)
+            revised = revise(fact)
+            if (refusal := self._overfull(memory, revised, fact)) is not None:
+                raise refusal
+            return memory.plan_update(revised)
+
+        return await self._one(name, plan)
 
     async def forget(self, name: str, fact_id: str) -> Committed:
         """Forget a fact. Raises FactNotFound, StoreUnavailable, VersionConflict."""

@@ -164,7 +164,7 @@ async def get_fact(fact_id: str, response: Response, service: Serving, tenant: R
     return _out(fact)
 
 
-@router.patch("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}})
+@router.patch("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}, 507: {"model": Problem}})
 async def revise(
     fact_id: str, body: FactPatch, response: Response, service: Serving, settings: Configured, tenant: Writer
 ) -> FactWritten:

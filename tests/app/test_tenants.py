@@ -17,12 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import VersionNotReached
+from app.errors import TenantFull, VersionNotReached
 from app.expiry import Expiry
 from app.memories import FOLLOW_S
 from app.tenant import Committed
 from app.tenants import Tenants
 from memory.errors import DuplicateId, FactNotFound, StoreUnavailable
+from memory.fact import Fact
 from memory.keys import Keys, tenant_of
 from memory.query import Query
 from memory.vault import Vault
@@ -180,6 +181,37 @@ async def test_a_memory_whose_change_failed_half_way_is_loaded_anew(server: Serv
     async with holding(url, slots=2) as tenants:
         loaded = await tenants.fresh(name)
         assert loaded.checksum() == live and sorted(f.id for f in loaded.facts())[:4] == ["b", "c", "e", "g"]
+
+
+async def test_nothing_grows_beyond_the_limits(server: Server) -> None:
+    """Neither history nor longer and longer targets, written or put in a fact's place."""
+    name = "full"
+
+    def longer(fact: Fact) -> Fact:
+        return replace(fact, target=fact.target * 2)
+
+    async with holding(server.url, max_facts=3) as tenants:
+        await tenants.write(name, fact("a", "the same"))
+        for number in range(2):
+            await tenants.write(name, fact(f"h{number}", "the same", f"t{number}"), on_conflict="version")
+        for refused, on_conflict in ((fact("h", "the same"), "version"), (fact("b"), "supersede")):
+            with pytest.raises(TenantFull, match="3 facts"):
+                await tenants.write(name, refused, on_conflict=on_conflict)
+        await tenants.write(name, fact("c", "the same"))  # it takes the place of another
+        await tenants.forget(name, "a")
+        await tenants.write(name, fact("b"))
+        several = await tenants.write_many(name, [fact("d", "the same"), fact("e")])
+        assert isinstance(several[0], Committed) and isinstance(several[1], TenantFull)
+    async with holding(server.url, max_bytes=1) as tenants:
+        with pytest.raises(TenantFull, match="bytes"):
+            await tenants.write(name, fact("long", "the same", "longer than before"))
+        with pytest.raises(TenantFull, match="bytes"):
+            await tenants.write(name, fact("long", "the same"), on_conflict="version")
+        with pytest.raises(TenantFull, match="bytes"):
+            await tenants.update(name, "b", longer)
+        await tenants.update(name, "b", lambda fact: replace(fact, expires_at=time.time() + 1e6))
+        await tenants.write(name, fact("f", "the same"))
+        assert sorted(f.id for f in (await tenants.fresh(name)).facts()) == ["b", "f"]
 
 
 async def others_wrote(writer: Tenants, reader: Tenants, name: str) -> None:
