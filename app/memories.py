@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import structlog
@@ -49,7 +50,7 @@ class Memories:
         self.pages, self.scope, self.holding = pages, scope, holding
         self.snapshot_failure = ""
         self._tenants: OrderedDict[str, Tenant] = OrderedDict()  # least recently used first
-        self._loading: dict[str, asyncio.Lock] = {}
+        self._loading: dict[str, asyncio.Task[None]] = {}
         self._bytes = 0
         self._lost_at = -LOST_S
         self._wake = asyncio.Event()
@@ -60,17 +61,32 @@ class Memories:
         return tuple(self._tenants.values())
 
     async def get(self, name: str) -> Tenant:
-        """The tenant, loaded from the store if it is not here yet."""
-        if (tenant := self._tenants.get(name)) is None:
-            async with self._loading.setdefault(name, asyncio.Lock()):
-                if (tenant := self._tenants.get(name)) is None:
-                    tenant = Tenant(name, self._empty())
-                    await self._load(tenant)
-                    self._tenants[name] = tenant
-            self._loading.pop(name, None)
-            self._weigh(tenant)
+        """The tenant, loaded from the store if it is not here yet. A load goes on if who asked for it goes away."""
+        while (tenant := self._tenants.get(name)) is None:
+            if name not in self._loading:
+                self._loading[name] = asyncio.create_task(self._load_first(name))
+            await asyncio.shield(self._loading[name])
         self._tenants.move_to_end(name)
         return tenant
+
+    async def _load_first(self, name: str) -> None:
+        try:
+            tenant = Tenant(name, self._empty())
+            await self._load(tenant)
+            self._tenants[name] = tenant
+        finally:
+            del self._loading[name]
+        self._weigh(tenant)
+
+    @asynccontextmanager
+    async def _locked(self, name: str) -> AsyncIterator[Tenant]:
+        """The tenant, under its lock and not evicted while we waited for that."""
+        while True:
+            tenant = await self.get(name)
+            async with tenant.lock:
+                if self._tenants.get(name) is tenant:
+                    yield tenant
+                    return
 
     def _empty(self) -> EpisodicMemory:
         return EpisodicMemory(self.model.key_dim, self.pages, self.scope, self.model.device)
@@ -127,22 +143,29 @@ class Memories:
                 await asyncio.sleep(0.02)
 
     async def fresh(self, name: str) -> EpisodicMemory:
-        """The tenant's memory with what others wrote, as far as the store can be asked in time."""
+        """The tenant's memory with what others wrote, as far as the store can be asked in time.
+
+        Raises:
+            StoreUnavailable: there is nothing whole to go on with.
+        """
         tenant = await self.get(name)
         under_way = tenant.catching_up or tenant.following is not None
-        asks = (self.store.shared or tenant.stale) and (under_way or tenant.broken or not tenant.lock.locked())
+        asks = (self.store.shared or tenant.stale) and (under_way or not tenant.lock.locked())
         if asks and (tenant.catching_up or time.monotonic() - self._lost_at > LOST_S):
             await self._await_others(tenant, FOLLOW_S)
-        if tenant.broken:
-            raise StoreUnavailable("the memory must be loaded again, and the store did not answer in time")
+        return await self.newest(name) if tenant.broken else tenant.memory
+
+    async def newest(self, name: str) -> EpisodicMemory:
+        """The tenant's memory with all that is committed, however long that takes. Raises as the store's `follow` and `load`."""
+        tenant = await self.get(name)
+        if tenant.following is not None:
+            await asyncio.wait([tenant.following])  # it may have asked before the last commit
+        await asyncio.shield(self._following(tenant))
         return tenant.memory
 
     async def _await_others(self, tenant: Tenant, wait_s: float) -> None:
-        """Waits a while for what others committed. Making it goes on in any case, once for all who wait."""
-        if tenant.following is None:
-            tenant.following = asyncio.create_task(self._keep_up(tenant))
-            tenant.following.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody waits any more
-        following = tenant.following
+        """Waits a while for what others committed."""
+        following = self._following(tenant)
         await asyncio.wait([following], timeout=wait_s)
         try:
             if following.done():
@@ -152,20 +175,19 @@ class Memories:
         except StoreUnavailable:
             self._lost_at = time.monotonic()
 
+    def _following(self, tenant: Tenant) -> asyncio.Task[None]:
+        """Makes what others committed, once for all who wait and to the end, however long they do."""
+        if tenant.following is None:
+            tenant.following = asyncio.create_task(self._keep_up(tenant))
+            tenant.following.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody waits any more
+        return tenant.following
+
     async def _keep_up(self, tenant: Tenant) -> None:
         try:
             async with tenant.lock:
                 await self._follow(tenant)
         finally:
             tenant.following = None
-
-    async def newest(self, name: str) -> EpisodicMemory:
-        """The tenant's memory with all that is committed. Raises as the store's `follow` and `load`."""
-        tenant = await self.get(name)
-        async with tenant.lock:  # what is committed and not made yet is made first
-            if self.store.shared or tenant.stale:
-                await self._follow(tenant)
-        return tenant.memory
 
     async def _follow(self, tenant: Tenant) -> None:
         """Makes the changes that others committed."""

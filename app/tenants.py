@@ -119,8 +119,7 @@ class Tenants(Memories):
         return await asyncio.shield(asyncio.ensure_future(self._drop(name)))  # as a change: it runs to its end
 
     async def _drop(self, name: str) -> int:
-        tenant = await self.get(name)
-        async with tenant.lock:
+        async with self._locked(name) as tenant:
             tenant.stale = True  # what fails from here on may have erased something
             version = await self.store.drop(name)
             tenant.memory = self._empty()  # which is all that the store has now: nothing can fail after the erasure
@@ -165,8 +164,7 @@ class Tenants(Memories):
         return await asyncio.shield(asyncio.ensure_future(self._change_locked(name, plan, answer)))
 
     async def _change_locked(self, name: str, plan: Plan, answer: Answer | None) -> list[Committed | Exception]:
-        tenant = await self.get(name)
-        async with tenant.lock:
+        async with self._locked(name) as tenant:
             deadline = time.monotonic() + CONTEND_S
             while True:
                 if tenant.stale:
