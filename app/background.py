@@ -8,7 +8,6 @@ from collections.abc import Collection
 import structlog
 
 from memory.embedded import EmbeddedValkey
-from memory.errors import StoreUnavailable
 
 AGAIN_S = 0.5
 LOOK_S = 0.2  # between two looks whether the embedded store lives
@@ -30,9 +29,14 @@ async def keep_running(valkey: EmbeddedValkey) -> None:
         try:
             await asyncio.to_thread(valkey.restart)
             log.info("store_restarted")
-        except StoreUnavailable as error:
+        except Exception as error:
             log.error("store_not_restarted", error=str(error))
         pause = min(2 * pause, PAUSE_S)
+
+
+def ended(tasks: Collection[asyncio.Task[None]]) -> str:
+    """The names of those that ended though the server has not; empty while all run."""
+    return ", ".join(f"{task.get_name()} ended" for task in tasks if task.done())
 
 
 async def end(tasks: Collection[asyncio.Task[None]]) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 
 import structlog
 
-from app.errors import NotReady, QueueFull
 from app.idempotency import KEPT_S
 from app.tenants import Tenants
-from memory.errors import FactNotFound, MemoryError_
+from memory.episodic import EpisodicMemory
+from memory.errors import FactNotFound
 
 PERIOD_S = 0.25
+PAUSE_S = 10.0  # at most, before a tenant that failed is tried again
 ANSWERS_PERIOD_S = 600.0
 log = structlog.get_logger()
 
@@ -28,6 +31,7 @@ class Expiry:
     def __init__(self, tenants: Tenants) -> None:
         self._tenants = tenants
         self._answers_at = time.monotonic()
+        self._pauses: dict[str, tuple[float, float]] = {}  # of tenants that failed: until when, and how long
 
     async def keep(self) -> None:
         """Until cancelled. What fails is tried again."""
@@ -37,27 +41,52 @@ class Expiry:
                 if time.monotonic() - self._answers_at > ANSWERS_PERIOD_S:
                     self._answers_at = time.monotonic()
                     await self._discard_answers()
-            except (MemoryError_, QueueFull, NotReady) as error:
+            except Exception as error:
                 log.warning("expiry_failed", error=type(error).__name__)
                 await asyncio.sleep(PERIOD_S)
             await asyncio.sleep(PERIOD_S)
 
     async def forget_expired(self) -> int:
-        """Forgets what is due; returns how many facts this server forgot."""
+        """Forgets what is due; returns how many facts this server forgot. A tenant that fails is left for later, alone."""
+        forgotten = left = 0
+        while due := await self._tenants.store.due(time.time(), skip=left):
+            marks: dict[str, list[float]] = defaultdict(list)
+            for name, noted in due:
+                marks[name].append(noted)
+            for name in marks:
+                if self._pauses.get(name, (0.0, 0.0))[0] > time.monotonic():
+                    left += len(marks[name])
+                    continue
+                try:
+                    forgotten += await self._forget_expired_of(name, marks[name])
+                    self._pauses.pop(name, None)
+                except Exception as error:
+                    left += len(marks[name])
+                    pause = min(PAUSE_S, 2 * self._pauses.get(name, (0.0, PERIOD_S / 2))[1])
+                    self._pauses[name] = time.monotonic() + pause, pause
+                    log.warning("expiry_failed", tenant=name, error=type(error).__name__)
+        return forgotten
+
+    async def _forget_expired_of(self, name: str, marks: Sequence[float]) -> int:
         forgotten = 0
-        for name, noted in await self._tenants.store.due(time.time()):
-            memory = await self._tenants.fresh(name)
-            for fact_id in memory.expired(time.time()):
-                with suppress(FactNotFound):  # another server was first
-                    await self._tenants.forget(name, fact_id)
-                    self._tenants.metrics.changes.labels("expired").inc()
-                    forgotten += 1
-            memory = await self._tenants.fresh(name)
-            await self._tenants.store.expired(name, noted, memory.next_expiry)
+        memory = await self._tenants.newest(name)
+        for fact_id in await self._tenants.worker.run(memory.expired, time.time()):
+            with suppress(FactNotFound):  # another server was first
+                await self._tenants.forget(name, fact_id)
+                self._tenants.metrics.changes.labels("expired").inc()
+                forgotten += 1
+        memory = (await self._tenants.get(name)).memory
+        upcoming = await self._tenants.worker.run(lambda: memory.next_expiry)
+        for noted in marks:
+            await self._tenants.store.expired(name, noted, upcoming)
         return forgotten
 
     async def _discard_answers(self) -> None:
         before = time.time() - KEPT_S
+
+        def old(memory: EpisodicMemory) -> list[str]:
+            kept = memory.facts(limit=len(memory), where=lambda fact: bool(fact.answer) and fact.created_at < before)
+            return [fact.answer for fact in kept]
+
         for tenant in self._tenants.loaded:
-            kept = tenant.memory.facts(limit=len(tenant.memory), where=lambda fact: bool(fact.answer) and fact.created_at < before)
-            await self._tenants.store.discard_answers(tenant.name, [fact.answer for fact in kept])
+            await self._tenants.store.discard_answers(tenant.name, await self._tenants.worker.run(old, tenant.memory))

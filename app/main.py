@@ -101,9 +101,11 @@ async def open_service(
         ),
     )
     stack.push_async_callback(held.snapshot)
-    keeping = [asyncio.create_task(work) for work in (held.keep_snapshots(), Expiry(held).keep())]
-    stack.push_async_callback(background.end, keeping)
-    return Service(model, held, worker, metrics)
+    service = Service(model, held, worker, metrics)
+    works = {"snapshots": held.keep_snapshots(), "expiry": Expiry(held).keep()}
+    service.background = [asyncio.create_task(work, name=name) for name, work in works.items()]
+    stack.push_async_callback(background.end, service.background)
+    return service
 
 
 def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -103,6 +104,7 @@ class Service:
     def __init__(self, model: Model, tenants: Tenants, worker: InferenceWorker, metrics: Metrics) -> None:
         self.model, self.tenants, self.worker, self.metrics = model, tenants, worker, metrics
         self.writes = Writes(tenants)
+        self.background: Sequence[asyncio.Task[None]] = ()  # what runs beside the requests until the server ends
 
     async def teach(
         self,
@@ -236,7 +238,7 @@ class Service:
         reading, version, similarities = None, memory.version, {}
         keys = dict(understood.queries)
         if asked.use != "off":
-            exclude = excluded(memory, asked)
+            exclude = await self.worker.run(excluded, memory, asked) if asked.include_only is not None else frozenset(asked.exclude)
             for texts in asks:
                 queries = [Query(text, keys[text], part) for text, part in texts.items()]
                 reading, version = await self._reading(tenant, asked, queries, exclude, keys)

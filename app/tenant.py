@@ -11,7 +11,10 @@ from memory.episodic import EpisodicMemory
 
 @dataclass
 class Tenant:
-    """One tenant's memory and the lock under which it changes. Reads need no lock: changes and reads are jobs of one thread."""
+    """One tenant's memory and the lock under which it changes. Reads need no lock: changes and reads are jobs of one thread.
+
+    (What looks up a single fact or asks for a number is no read in this sense, and any thread may do it.)
+    """
 
     name: str
     memory: EpisodicMemory
@@ -19,6 +22,10 @@ class Tenant:
     changes_since_snapshot: int = 0
     changed_at: float = 0.0  # Unix time of the oldest change since the snapshot
     stale: bool = False  # the store may be ahead: follow it before the next change
+    broken: bool = False  # a change failed half-way: load it anew before it is used again
+    following: asyncio.Task[None] | None = None  # asks the store, and makes what others committed
+    asking: bool = False  # the store has not said yet whether there is something to make
+    catching_up: bool = False  # it has, and it is being made
     size_bytes: int = 0
 
 
@@ -44,7 +51,7 @@ class Holding:
 
     Attributes:
         budget_bytes: of all memories together, before idle ones are evicted.
-        max_facts, max_bytes: of one tenant.
+        max_facts, max_bytes: of one tenant, its history included.
         read_wait_s: how long a read waits for a version that it must see.
         snapshot_every, snapshot_s: changes or seconds after which a changed memory is snapshotted.
     """

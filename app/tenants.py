@@ -1,130 +1,38 @@
-"""The tenants' memories: loaded from the store, changed through it, followed in it, evicted when they are idle."""
+"""The tenants' memories: read, changed through the store, snapshotted."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import structlog
 
-from app.errors import NotReady, PromptTaken, QueueFull, TenantFull, VersionNotReached
-from app.metrics import Metrics
-from app.tenant import Committed, Holding, Tenant
-from app.worker import InferenceWorker
+from app.errors import NotReady, PromptTaken, QueueFull, TenantFull
+from app.memories import Memories
+from app.tenant import Committed, Tenant
 from memory.bridge import bridges
 from memory.change import Change
 from memory.episodic import EpisodicMemory
 from memory.errors import AnswerExists, MemoryError_, StoreUnavailable, VersionConflict
-from memory.fact import Fact
-from memory.page import PageSettings
+from memory.fact import Fact, held_bytes
 from memory.query import Query, Reading
-from memory.scope import Scope
-from memory.store import RedisStore
 from models.device import request_stream
-from models.model import Model
 
-T = TypeVar("T")
 Plan = Callable[[EpisodicMemory], Sequence[Change | Exception]]
 OnConflict = Literal["supersede", "error", "version"]
 Answer = Callable[[Change], tuple[str, bytes]]
 BLOCK = 256  # the most facts that one commit is planned for
 CONTEND_S = 5.0  # how long a commit that lost against other writers is tried again
-FOLLOW_S = 0.25  # how long a read asks the store whether others wrote, before it goes on with what it has
-LOST_S = 1.0  # for how long reads do not ask a store that did not answer
 log = structlog.get_logger()
 
 
-class Tenants:
-    """Holds the loaded memories. A change is committed to the store first and then made; a read sees what is made.
-
-    With a shared store a read first asks it, in one round trip (0.2 ms), whether others wrote, and makes their changes. (A
-    blocking XREAD for every loaded tenant would keep a connection for each node and wake all servers on each write.)
-    """
-
-    def __init__(
-        self,
-        store: RedisStore,
-        worker: InferenceWorker,
-        model: Model,
-        metrics: Metrics,
-        *,
-        pages: PageSettings,
-        scope: Scope,
-        holding: Holding,
-    ) -> None:
-        self.store, self.worker, self.model, self.metrics = store, worker, model, metrics
-        self.pages, self.scope, self.holding = pages, scope, holding
-        self.snapshot_failure = ""
-        self._tenants: OrderedDict[str, Tenant] = OrderedDict()  # least recently used first
-        self._loading: dict[str, asyncio.Lock] = {}
-        self._bytes = 0
-        self._lost_at = -LOST_S
-        self._wake = asyncio.Event()
-
-    @property
-    def loaded(self) -> Sequence[Tenant]:
-        """The tenants that are in memory."""
-        return tuple(self._tenants.values())
-
-    async def get(self, name: str) -> Tenant:
-        """The tenant, loaded from the store if it is not here yet."""
-        if (tenant := self._tenants.get(name)) is None:
-            async with self._loading.setdefault(name, asyncio.Lock()):
-                if (tenant := self._tenants.get(name)) is None:
-                    tenant = Tenant(name, EpisodicMemory(self.model.key_dim, self.pages, self.scope, self.model.device))
-                    await self._load(tenant)
-                    self._tenants[name] = tenant
-            self._loading.pop(name, None)
-            self._weigh(tenant)
-        self._tenants.move_to_end(name)
-        return tenant
-
-    async def _load(self, tenant: Tenant) -> None:
-        found = await self.store.load(tenant.name, self.model.fingerprint)
-        for page, reason in found.repaired.items():
-            log.warning("page_rebuilt", page=page, reason=reason)
-
-        def restore() -> EpisodicMemory:
-            return EpisodicMemory.restore(
-                self.model.key_dim,
-                self.pages,
-                self.scope,
-                pages=found.pages,
-                changes=found.changes,
-                version=found.version,
-                repaired=tuple(found.repaired),
-                device=self.model.device,
-            )
-
-        on_cpu = self.model.device.type == "cpu"  # it solves nothing yet, and much is to be read: not on the inference thread
-        tenant.memory = await (asyncio.to_thread(restore) if on_cpu else self.worker.run(restore))
-        tenant.changes_since_snapshot = len(found.changes) + len(found.repaired)
-        tenant.changed_at, tenant.stale = time.time(), False
-
-    def _weigh(self, tenant: Tenant) -> None:
-        """Notes what the tenant takes now, and evicts idle ones beyond the budget. They come back from the store."""
-        if self._tenants.get(tenant.name) is not tenant:
-            return
-        size = tenant.memory.size_bytes
-        self._bytes += size - tenant.size_bytes
-        tenant.size_bytes = size
-        if not 0 < self.holding.budget_bytes < self._bytes:
-            return
-        for idle in list(self._tenants.values()):
-            if self._bytes <= self.holding.budget_bytes:
-                break
-            if idle is not tenant and not idle.lock.locked():
-                self._release(idle)
-
-    def _release(self, tenant: Tenant) -> None:
-        del self._tenants[tenant.name]
-        self._bytes -= tenant.size_bytes
+class Tenants(Memories):
+    """What tenants' memories are asked and told. A change is committed to the store first and then made; a read sees what is made."""
 
     async def write(
         self, name: str, fact: Fact, *, on_conflict: OnConflict = "supersede", answer: Answer | None = None
@@ -175,17 +83,32 @@ class Tenants:
 
     def _refusal(self, memory: EpisodicMemory, fact: Fact, on_conflict: OnConflict, pending: int) -> Exception | None:
         taken = memory.holder(fact.prompt)
-        if taken is not None:
-            return PromptTaken(taken) if on_conflict == "error" else None
-        if 0 < self.holding.max_facts <= len(memory) + pending:
-            return TenantFull("facts", len(memory), self.holding.max_facts)
-        if 0 < self.holding.max_bytes <= memory.size_bytes:
-            return TenantFull("bytes", memory.size_bytes, self.holding.max_bytes)
+        if taken is not None and on_conflict == "error":
+            return PromptTaken(taken)
+        replaced = memory.get(taken) if taken is not None and on_conflict == "supersede" else None
+        return self._overfull(memory, fact, replaced, pending)
+
+    def _overfull(self, memory: EpisodicMemory, fact: Fact, replaced: Fact | None, pending: int = 0) -> TenantFull | None:
+        """Whether the tenant has no room for a fact, in the place of another that is forgotten for it or beside all. History counts."""
+        held, limits = len(memory) + memory.history, self.holding
+        if replaced is None and 0 < limits.max_facts <= held + pending:
+            return TenantFull("facts", held, limits.max_facts)
+        grows = replaced is None or held_bytes(fact) > held_bytes(replaced)
+        if grows and 0 < limits.max_bytes <= memory.size_bytes:
+            return TenantFull("bytes", memory.size_bytes, limits.max_bytes)
         return None
 
     async def update(self, name: str, fact_id: str, revise: Callable[[Fact], Fact]) -> Committed:
         """Put a revised fact in the place of one. Raises FactNotFound and as `write`."""
-        return await self._one(name, lambda memory: memory.plan_update(revise(memory.get(fact_id))))
+
+        def plan(memory: EpisodicMemory) -> Change:
+            fact = memory.get(fact_id)
+            revised = revise(fact)
+            if (refusal := self._overfull(memory, revised, fact)) is not None:
+                raise refusal
+            return memory.plan_update(revised)
+
+        return await self._one(name, plan)
 
     async def forget(self, name: str, fact_id: str) -> Committed:
         """Forget a fact. Raises FactNotFound, StoreUnavailable, VersionConflict."""
@@ -193,36 +116,17 @@ class Tenants:
 
     async def drop(self, name: str) -> int:
         """Forget a tenant whole; returns the version after it."""
-        tenant = await self.get(name)
-        async with tenant.lock:
+        return await asyncio.shield(asyncio.ensure_future(self._drop(name)))  # as a change: it runs to its end
+
+    async def _drop(self, name: str) -> int:
+        async with self._locked(name) as tenant:
+            tenant.stale = True  # what fails from here on may have erased something
             version = await self.store.drop(name)
-            await self._load(tenant)
+            tenant.memory = self._empty()  # which is all that the store has now: nothing can fail after the erasure
+            tenant.memory.version = version
+            tenant.changes_since_snapshot, tenant.changed_at, tenant.stale, tenant.broken = 0, time.time(), False, False
             self._weigh(tenant)
         return version
-
-    async def reach(self, name: str, version: int) -> None:
-        """Returns when the memory is at `version` or later. Raises VersionNotReached."""
-        tenant, deadline = await self.get(name), time.monotonic() + self.holding.read_wait_s
-        while tenant.memory.version < version:
-            with suppress(StoreUnavailable, TimeoutError):
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())), tenant.lock:
-                    await self._follow(tenant)
-            if tenant.memory.version < version:
-                if time.monotonic() >= deadline:
-                    raise VersionNotReached(tenant.memory.version, version)
-                await asyncio.sleep(0.02)
-
-    async def fresh(self, name: str) -> EpisodicMemory:
-        """The tenant's memory with what others wrote, as far as the store can be asked."""
-        tenant = await self.get(name)
-        asks = (self.store.shared or tenant.stale) and not tenant.lock.locked()
-        if asks and time.monotonic() - self._lost_at > LOST_S:
-            try:
-                async with asyncio.timeout(FOLLOW_S), tenant.lock:
-                    await self._follow(tenant)
-            except (StoreUnavailable, TimeoutError):
-                self._lost_at = time.monotonic()
-        return tenant.memory
 
     async def read(
         self,
@@ -250,17 +154,6 @@ class Tenants:
         memory = await self.fresh(name)
         return await self.worker.run(lambda: bridges(memory if as_of is None else memory.as_of(as_of), queries, exclude))
 
-    async def _follow(self, tenant: Tenant) -> None:
-        """Makes the changes that others committed."""
-        changes = await self.store.follow(tenant.name, tenant.memory.version, self.model.fingerprint)
-        if changes is None:
-            await self._load(tenant)
-        elif changes:
-            await self._surely(tenant, lambda: tenant.memory.replay(changes))
-            self._count(tenant, len(changes))
-        tenant.stale = False
-        self._weigh(tenant)
-
     async def _one(self, name: str, plan: Callable[[EpisodicMemory], Change]) -> Committed:
         (outcome,) = await self._change(name, lambda memory: [plan(memory)])
         assert isinstance(outcome, Committed)
@@ -271,8 +164,7 @@ class Tenants:
         return await asyncio.shield(asyncio.ensure_future(self._change_locked(name, plan, answer)))
 
     async def _change_locked(self, name: str, plan: Plan, answer: Answer | None) -> list[Committed | Exception]:
-        tenant = await self.get(name)
-        async with tenant.lock:
+        async with self._locked(name) as tenant:
             deadline = time.monotonic() + CONTEND_S
             while True:
                 if tenant.stale:
@@ -319,6 +211,9 @@ class Tenants:
         residual, solve_s, solve_at = await self._surely(tenant, make)
         self._count(tenant, len(changes))
         self._weigh(tenant)
+        if times and min(times) < time.time():  # its mark may have been looked at before there was a fact
+            with suppress(StoreUnavailable):
+                await self.store.expect_expiry(tenant.name, min(times))
         made = iter(changes)
         return [
             outcome
@@ -326,24 +221,6 @@ class Tenants:
             else Committed(next(made), residual, solve_s, commit_s, commit_at, solve_at)
             for outcome in planned
         ]
-
-    async def _surely(self, tenant: Tenant, make: Callable[[], T]) -> T:
-        """What is committed is made, however busy the worker is."""
-        while True:
-            try:
-                return await self.worker.run(make)
-            except QueueFull:
-                await asyncio.sleep(0.01)
-            except BaseException:
-                tenant.stale = True
-                raise
-
-    def _count(self, tenant: Tenant, changes: int) -> None:
-        if not tenant.changes_since_snapshot:
-            tenant.changed_at = time.time()
-        tenant.changes_since_snapshot += changes
-        if tenant.changes_since_snapshot >= self.holding.snapshot_every:
-            self._wake.set()
 
     async def keep_snapshots(self) -> None:
         """Snapshot changed memories every so many changes or seconds, until cancelled."""
@@ -362,7 +239,7 @@ class Tenants:
             try:
                 await self._snapshot(tenant)
                 self.metrics.snapshots.labels("ok").inc()
-            except (MemoryError_, QueueFull) as error:
+            except Exception as error:
                 failure = type(error).__name__
                 self.metrics.snapshots.labels("failed").inc()
                 log.warning("snapshot_failed", error=failure)
@@ -371,10 +248,12 @@ class Tenants:
     async def _snapshot(self, tenant: Tenant) -> None:
         """Facts do not change once they are written, so the tenant takes changes meanwhile."""
         async with tenant.lock:
+            if tenant.broken:
+                await self._follow(tenant)
             memory, count, taken_at = tenant.memory, tenant.changes_since_snapshot, time.time()
             pages, version = await self.worker.run(lambda: (memory.snapshot(), memory.version))
         if await self.store.snapshot(tenant.name, pages, version, self.model.fingerprint):
-            memory.mark_stored(pages, version)
+            await self.worker.run(memory.mark_stored, pages, version)  # changes are made on that thread
             tenant.changes_since_snapshot -= min(count, tenant.changes_since_snapshot)
             tenant.changed_at = taken_at
 

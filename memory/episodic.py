@@ -90,8 +90,8 @@ class EpisodicMemory:
         return memory
 
     def replay(self, changes: Sequence[Change]) -> None:
-        """Make changes of a log, in their blocks. Raises VersionConflict."""
-        for _, block in groupby(changes, lambda change: change.block or change.version):
+        """Make changes of a log, in their blocks, but for those that are made already."""
+        for _, block in groupby([c for c in changes if c.version > self.version], lambda change: change.block or change.version):
             self.apply(list(block))
 
     def _lay(self, index: int, facts: Sequence[Fact]) -> None:
@@ -119,7 +119,7 @@ class EpisodicMemory:
     @property
     def size_bytes(self) -> int:
         """About how many bytes it takes here."""
-        return self._register.size_bytes + sum(sheet.page.size_bytes for sheet in self._sheets.values())
+        return self._register.size_bytes + sum(sheet.page.size_bytes for sheet in list(self._sheets.values()))
 
     def get(self, fact_id: str) -> Fact:
         """Raises FactNotFound."""

@@ -24,7 +24,7 @@ _TENANT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PAGE = re.compile(rb"(page|old):(0|[1-9][0-9]*)")
 
 FLOOR, REACH = b"floor", b"reach"
-EXPIRIES = "larimar:expiries"  # sorted set over all tenants: when the next fact of each expires
+EXPIRIES = "larimar:expiries"  # sorted set over all tenants, <tenant>:<time> or, of an earlier version, <tenant>: facts expire then
 
 
 @dataclass(frozen=True)

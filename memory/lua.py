@@ -189,12 +189,13 @@ return {0, last}
 """
 )
 
-# KEYS: expiries. ARGV: tenant, the time that was noted for it, the next one or nothing.
+# KEYS: expiries. ARGV: tenant, the time of the mark that goes, the next one or nothing. A mark of an earlier version, the tenant
+# alone, goes unless its time is another by now.
 EXPIRED = """
-local noted = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if noted and tonumber(noted) == tonumber(ARGV[2]) then
-  if ARGV[3] == '' then redis.call('ZREM', KEYS[1], ARGV[1])
-  else redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1]) end
-end
+local tenant, noted, upcoming = ARGV[1], ARGV[2], ARGV[3]
+if upcoming ~= '' then redis.call('ZADD', KEYS[1], upcoming, tenant .. ':' .. upcoming) end
+if upcoming ~= noted then redis.call('ZREM', KEYS[1], tenant .. ':' .. noted) end
+local old = redis.call('ZSCORE', KEYS[1], tenant)
+if old and tonumber(old) == tonumber(noted) then redis.call('ZREM', KEYS[1], tenant) end
 return redis.status_reply('OK')
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import cast
 
@@ -25,8 +26,8 @@ from memory.vault import Vault
 
 __all__ = ["CommitUnknown", "Recovered", "RedisStore"]
 
-
 TURN_MS = 1000
+HINDSIGHT_S = 60.0  # a commit has come through by then, or never will
 
 
 class RedisStore:
@@ -258,24 +259,31 @@ class RedisStore:
                 yield names.tenant_of(name)
 
     async def expect_expiry(self, tenant: str, at: float) -> None:
-        """Notes that a fact of the tenant expires at `at` (Unix time), before it is committed."""
+        """Marks that a fact of the tenant expires at `at` (Unix time), before it is committed.
+
+        Each time has a mark of its own, which goes when somebody has looked at the memory after it. The commit may be later than
+        that look: so what expires soon is looked for once more, when its commit has come through or never will.
+        """
+        marks, now = [at], time.time()
+        if at < now + HINDSIGHT_S:
+            marks.append(HINDSIGHT_S * (now // HINDSIGHT_S + 2))
 
         async def note() -> None:
-            await self._link.near(names.EXPIRIES).zadd(names.EXPIRIES, {tenant: at}, lt=True)
+            await self._link.near(names.EXPIRIES).zadd(names.EXPIRIES, {f"{tenant}:{mark!r}": mark for mark in marks})
 
         await self._link.call(note, hurry=True)
 
-    async def due(self, now: float) -> list[tuple[str, float]]:
-        """Tenants with facts that expired by `now`, and the time that was noted for each."""
+    async def due(self, now: float, skip: int = 0) -> list[tuple[str, float]]:
+        """Marks of facts that expired by `now`, tenant and time: some of them, behind the first `skip`."""
 
         async def ask() -> list[tuple[bytes, float]]:
-            found = await self._link.near(names.EXPIRIES).zrangebyscore(names.EXPIRIES, 0, now, start=0, num=100, withscores=True)
+            found = await self._link.near(names.EXPIRIES).zrangebyscore(names.EXPIRIES, "-inf", now, start=skip, num=100, withscores=True)
             return cast("list[tuple[bytes, float]]", found)
 
-        return [(name.decode(), at) for name, at in await self._link.call(ask, hurry=True)]
+        return [(mark.decode().partition(":")[0], at) for mark, at in await self._link.call(ask, hurry=True)]
 
     async def expired(self, tenant: str, noted: float, upcoming: float | None) -> None:
-        """Notes when the tenant's next fact expires, None for never, unless another time was noted since."""
+        """Takes a mark away for which the newest memory was looked at, and marks when its next fact expires, None for never."""
 
         async def note() -> None:
             args = [tenant, repr(noted), "" if upcoming is None else repr(upcoming)]

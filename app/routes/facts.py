@@ -135,8 +135,8 @@ async def list_facts(
         there = was_there(fact, as_of) if as_of is not None else history or is_current(fact)
         return there and all(name in fact.metadata and _says(fact.metadata[name], value) for name, value in wanted)
 
-    facts = memory.facts(cursor, limit + 1, where)
-    response.headers[VERSION] = str(memory.version)
+    facts, version = await service.worker.run(lambda: (memory.facts(cursor, limit + 1, where), memory.version))
+    response.headers[VERSION] = str(version)
     more = len(facts) > limit
     note("read", [fact.id for fact in facts[:limit]])
     return FactList(facts=[_out(f) for f in facts[:limit]], next_cursor=facts[limit - 1].id if more else None)
@@ -164,7 +164,7 @@ async def get_fact(fact_id: str, response: Response, service: Serving, tenant: R
     return _out(fact)
 
 
-@router.patch("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}})
+@router.patch("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}, 507: {"model": Problem}})
 async def revise(
     fact_id: str, body: FactPatch, response: Response, service: Serving, settings: Configured, tenant: Writer
 ) -> FactWritten:

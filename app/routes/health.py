@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
-from app import __version__
+from app import __version__, background
 from app.deps import Serving
 from memory.errors import MemoryError_
 
@@ -30,6 +30,7 @@ async def ready(request: Request, response: Response) -> dict[str, object]:
         except MemoryError_ as error:
             checks["store"] = f"unavailable: {error}"
         checks["snapshots"] = service.tenants.snapshot_failure or "ok"
+        checks["background"] = background.ended(service.background) or "ok"
     is_ready = bool(service) and all(check.startswith("ok") for check in checks.values())
     response.status_code = 200 if is_ready else 503
     return {"status": "ready" if is_ready else "not ready", "checks": checks}

@@ -48,20 +48,25 @@ async def stats(tenant: OwnReader, response: Response, service: Serving, setting
         store_bytes: int | None = await service.tenants.store.size_bytes(tenant)
     except StoreUnavailable:
         store_bytes = None
-    response.headers[VERSION] = str(memory.version)
     holding = service.tenants.holding
-    return TenantStats(
-        tenant=tenant,
-        version=memory.version,
-        facts=len(memory),
-        history=memory.history,
-        pages=memory.pages,
-        memory_bytes=memory.size_bytes,
-        store_bytes=store_bytes,
-        next_expiry=memory.next_expiry,
-        max_facts=holding.max_facts or None,
-        max_bytes=holding.max_bytes or None,
-    )
+
+    def counted() -> TenantStats:
+        return TenantStats(
+            tenant=tenant,
+            version=memory.version,
+            facts=len(memory),
+            history=memory.history,
+            pages=memory.pages,
+            memory_bytes=memory.size_bytes,
+            store_bytes=store_bytes,
+            next_expiry=memory.next_expiry,
+            max_facts=holding.max_facts or None,
+            max_bytes=holding.max_bytes or None,
+        )
+
+    counts = await service.worker.run(counted)
+    response.headers[VERSION] = str(counts.version)
+    return counts
 
 
 @router.delete("/tenants/{tenant_id}", responses=REFUSED | NOT_FOUND)
@@ -81,13 +86,14 @@ async def export(
 ) -> StreamingResponse:
     """All facts as JSON lines, after a line that says what they are. It is the memory at one version."""
     memory = await service.tenants.fresh(tenant)
-    lines = exported(memory, tenant, service.model.fingerprint, codes=codes)
+    fingerprint = service.model.fingerprint
+    lines, version = await service.worker.run(lambda: (exported(memory, tenant, fingerprint, codes=codes), memory.version))
 
     async def stream() -> AsyncIterator[str]:
         for line in lines:
             yield line + "\n"
 
-    headers = {VERSION: str(memory.version)}
+    headers = {VERSION: str(version)}
     return StreamingResponse(stream(), media_type="application/x-ndjson", headers=headers)
 
 

@@ -35,7 +35,7 @@ class Account:
     Attributes:
         entries: by id, history included.
         answers: by Idempotency-Key, what was asked and the answer that was given.
-        max_facts: that may be current.
+        max_facts: that there may be, history included.
     """
 
     max_facts: int
@@ -57,7 +57,7 @@ class Account:
         taken = self.holder(form)
         if taken is not None and on_conflict == "error":
             return Refused(409, "prompt_taken")
-        if taken is None and len(self.current()) >= self.max_facts:
+        if (taken is None or on_conflict == "version") and len(self.entries) >= self.max_facts:
             return Refused(507, "tenant_full")
         if fact_id in self.entries:
             return Refused(409, "duplicate_id")

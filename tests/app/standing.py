@@ -15,6 +15,7 @@ from app.chaos.processes import Larimar
 from app.settings import Settings
 from memory.embedded import running_url
 from memory.keys import EXPIRIES
+from memory.store import HINDSIGHT_S
 from tests.app.hosting import hosted
 
 STORED = re.compile(rb"larimar:\{[^}]*\}:(log|pages|parts|data-keys|answers)")  # leases and turns lapse by themselves
@@ -59,7 +60,8 @@ class Standing:
         with Redis.from_url(running_url(self.folder)) as store:
             names = [name for name in store.scan_iter(count=1000) if STORED.fullmatch(name)]
             found = {name: store.dump(name) or b"" for name in names}
-            found[EXPIRIES.encode()] = store.dump(EXPIRIES) or b""
+            marks = store.zrange(EXPIRIES, 0, -1, withscores=True)  # those for hindsight lapse by themselves
+            found[EXPIRIES.encode()] = b"\0".join(mark for mark, at in marks if at % HINDSIGHT_S)
         return found | {str(path).encode(): path.read_bytes() for path in (self.folder / "keys").glob("*")}
 
     def due(self, now: float) -> bool:

@@ -6,13 +6,16 @@ import asyncio
 import os
 import signal
 import threading
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from app import background
+from app import background, expiry
 from memory.embedded import EmbeddedValkey
 from memory.errors import StoreUnavailable
+from tests.app.holding import fact, holding
+from tests.app.serving import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -42,6 +45,41 @@ async def test_a_task_that_misses_its_cancellation_ends_too(monkeypatch: pytest.
     monkeypatch.setattr(background, "AGAIN_S", 0.01)
     await background.end(tasks)
     assert len(missed) == 2 and all(task.done() for task in tasks)
+
+
+@pytest.mark.service
+async def test_what_fails_in_the_background_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "PERIOD_S", 0.01)
+    asked: list[str] = []
+    numbers = count()
+
+    async def fails(*_: object, **__: object) -> None:
+        asked.append("work")
+        raise RuntimeError("nobody thought of this")
+
+    with EmbeddedValkey(tmp_path) as valkey:
+        async with holding(valkey.url, snapshot_every=1) as tenants:
+            for name, work in (("due", expiry.Expiry(tenants).keep()), ("snapshot", tenants.keep_snapshots())):
+                monkeypatch.setattr(tenants.store, name, fails)
+                asked.clear()
+                task = asyncio.create_task(work)
+                while len(asked) < 3:
+                    assert not task.done()
+                    await tenants.write("t", fact(f"f{next(numbers)}"))
+                await background.end([task])
+
+
+@pytest.mark.service
+def test_a_task_that_ended_is_told_by_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ends(_: object) -> None:
+        raise RuntimeError
+
+    with serving() as client:
+        assert client.get("/health/ready").json()["checks"]["background"] == "ok"
+    monkeypatch.setattr(expiry.Expiry, "keep", ends)
+    with serving() as client:
+        answer = client.get("/health/ready")
+        assert answer.status_code == 503 and answer.json()["checks"]["background"] == "expiry ended"
 
 
 @pytest.mark.service

@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.errors import TenantFull, VersionNotReached
 from app.expiry import Expiry
+from app.memories import FOLLOW_S
 from app.tenant import Committed
 from app.tenants import Tenants
-from memory.errors import DuplicateId, FactNotFound
+from memory.errors import DuplicateId, FactNotFound, StoreUnavailable
+from memory.fact import Fact
 from memory.keys import Keys, tenant_of
 from memory.query import Query
 from memory.vault import Vault
@@ -100,6 +106,209 @@ async def test_an_evicted_memory_comes_back(server: Server) -> None:
         assert len(tenants.loaded) == 1
 
 
+async def test_a_change_made_while_a_snapshot_is_marked_is_in_the_next(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url) as tenants:
+        await tenants.write("marked", fact("a"))
+        memory = (await tenants.get("marked")).memory
+        marked, changing = threading.Event(), threading.Event()
+        mark_stored = memory.mark_stored
+
+        def marking(*stored: Any) -> None:
+            mark_stored(*stored)
+            marked.set()
+
+        class Slow(dict[int, int]):
+            """Whoever marks pages while this is written does not know yet that the page has changed again."""
+
+            def __setitem__(self, page: int, version: int) -> None:
+                changing.set()
+                marked.wait(0.5)
+                super().__setitem__(page, version)
+
+        monkeypatch.setattr(memory, "mark_stored", marking)
+        memory._changed_at = Slow(memory._changed_at)
+        take = tenants.store.snapshot
+
+        async def meanwhile(*stored: Any) -> bool:
+            done = await take(*stored)
+            writing.append(asyncio.create_task(tenants.write("marked", fact("b"))))
+            await asyncio.to_thread(changing.wait)
+            return done
+
+        writing: list[asyncio.Task[Committed]] = []
+        monkeypatch.setattr(tenants.store, "snapshot", meanwhile)
+        await tenants.snapshot()
+        await writing[0]
+        assert memory._dirty == {0}
+
+
+@pytest.mark.parametrize("then", ["read", "write", "snapshot"])
+async def test_a_memory_whose_change_failed_half_way_is_loaded_anew(server: Server, then: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, url = f"half-{then}", server.url
+    async with holding(url, slots=2) as tenants:
+        await tenants.write_many(name, [fact(letter) for letter in "abcd"])
+        for letter in "ad":
+            await tenants.forget(name, letter)
+        memory = (await tenants.get(name)).memory
+        after, pages = memory._after, []
+
+        def fails(*args: Any) -> Any:
+            pages.append(args)
+            if len(pages) == 2:
+                raise RuntimeError("out of memory")
+            return after(*args)
+
+        monkeypatch.setattr(memory, "_after", fails)
+        with pytest.raises(RuntimeError):
+            await tenants.write_many(name, [fact("e"), fact("g")])
+        assert len(pages) == 2
+
+        async def away(*_: object) -> None:
+            raise StoreUnavailable("gone for a moment")
+
+        for asked in ("load", "follow"):
+            monkeypatch.setattr(tenants.store, asked, away)
+        with pytest.raises(StoreUnavailable):
+            await tenants.fresh(name)
+        await tenants.snapshot()
+        monkeypatch.undo()
+        if then == "write":
+            await tenants.write(name, fact("h"))
+        if then == "snapshot":
+            await tenants.snapshot()
+            assert not tenants.snapshot_failure
+        live = (await tenants.fresh(name)).checksum()
+    async with holding(url, slots=2) as tenants:
+        loaded = await tenants.fresh(name)
+        assert loaded.checksum() == live and sorted(f.id for f in loaded.facts())[:4] == ["b", "c", "e", "g"]
+
+
+async def test_nothing_grows_beyond_the_limits(server: Server) -> None:
+    """Neither history nor longer and longer targets, written or put in a fact's place."""
+    name = "full"
+
+    def longer(fact: Fact) -> Fact:
+        return replace(fact, target=fact.target * 2)
+
+    async with holding(server.url, max_facts=3) as tenants:
+        await tenants.write(name, fact("a", "the same"))
+        for number in range(2):
+            await tenants.write(name, fact(f"h{number}", "the same", f"t{number}"), on_conflict="version")
+        for refused, on_conflict in ((fact("h", "the same"), "version"), (fact("b"), "supersede")):
+            with pytest.raises(TenantFull, match="3 facts"):
+                await tenants.write(name, refused, on_conflict=on_conflict)
+        await tenants.write(name, fact("c", "the same"))  # it takes the place of another
+        await tenants.forget(name, "a")
+        await tenants.write(name, fact("b"))
+        several = await tenants.write_many(name, [fact("d", "the same"), fact("e")])
+        assert isinstance(several[0], Committed) and isinstance(several[1], TenantFull)
+    async with holding(server.url, max_bytes=1) as tenants:
+        with pytest.raises(TenantFull, match="bytes"):
+            await tenants.write(name, fact("long", "the same", "longer than before"))
+        with pytest.raises(TenantFull, match="bytes"):
+            await tenants.write(name, fact("long", "the same"), on_conflict="version")
+        with pytest.raises(TenantFull, match="bytes"):
+            await tenants.update(name, "b", longer)
+        await tenants.update(name, "b", lambda fact: replace(fact, expires_at=time.time() + 1e6))
+        await tenants.write(name, fact("f", "the same"))
+        assert sorted(f.id for f in (await tenants.fresh(name)).facts()) == ["b", "f"]
+
+
+async def others_wrote(writer: Tenants, reader: Tenants, name: str) -> None:
+    """A fact that the reader has is forgotten, among other changes."""
+    await writer.write(name, fact("gone"))
+    assert len(await reader.fresh(name)) == 1
+    await writer.forget(name, "gone")
+    await writer.write_many(name, [fact(f"f{number}") for number in range(3)])
+
+
+@pytest.mark.parametrize("way", ["load", "replay"])
+async def test_reads_wait_for_one_and_the_same_catching_up(server: Server, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes: what it has done is not lost when a read stops waiting, or is cancelled."""
+    name, begun = f"behind-{way}", list[float]()
+    async with holding(server.url) as writer, holding(server.url) as reader:
+        await others_wrote(writer, reader, name)
+        if way == "load":
+            await writer.snapshot()
+            await writer.write(name, fact("last"))
+            await writer.snapshot()  # the log does not reach back any more
+            load = reader.store.load
+
+            async def slowly(*args: Any) -> Any:
+                begun.append(time.monotonic())
+                await asyncio.sleep(3 * FOLLOW_S)
+                return await load(*args)
+
+            monkeypatch.setattr(reader.store, "load", slowly)
+        else:
+            memory = (await reader.get(name)).memory
+            replay = memory.replay
+
+            def replayed(changes: Any) -> None:
+                begun.append(time.monotonic())
+                time.sleep(3 * FOLLOW_S)
+                replay(changes)
+
+            monkeypatch.setattr(memory, "replay", replayed)
+        started = time.monotonic()
+        cancelled = asyncio.create_task(reader.fresh(name))
+        await asyncio.sleep(FOLLOW_S / 2)
+        cancelled.cancel()
+        while "gone" in {f.id for f in (await reader.fresh(name)).facts()}:
+            assert time.monotonic() - started < 5
+        assert len(begun) == 1
+        assert (await reader.fresh(name)).version == (await writer.fresh(name)).version
+
+
+async def test_a_load_goes_on_when_the_one_who_asked_for_it_goes_away(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url) as writer, holding(server.url) as reader:
+        await writer.write("large", fact("a"))
+        load, begun = reader.store.load, list[str]()
+
+        async def slowly(*args: Any) -> Any:
+            begun.append("load")
+            await asyncio.sleep(0.2)
+            return await load(*args)
+
+        monkeypatch.setattr(reader.store, "load", slowly)
+        for _ in range(20):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1):  # as requests have
+                    await reader.fresh("large")
+        assert len(await reader.fresh("large")) == 1 and begun == ["load"]
+
+
+async def test_a_tenant_is_not_evicted_while_a_change_waits_for_it(server: Server, tmp_path: Path) -> None:
+    """Else there would be two memories of it, and one would not hear of the change."""
+    async with holding(server.url, vault=tmp_path, budget_bytes=1) as tenants:
+        await tenants.write("waits", fact("secret"))
+        tenant = await tenants.get("waits")
+        await tenant.lock.acquire()
+        forgetting = asyncio.create_task(tenants.forget("waits", "secret"))
+        await asyncio.sleep(0.05)
+        tenant.lock.release()
+        tenants._release(tenant)  # as loading another tenant does just now
+        reading = asyncio.create_task(tenants.fresh("waits"))
+        await asyncio.gather(forgetting, reading)
+        assert (await tenants.fresh("waits")).facts() == []
+
+
+async def test_a_version_is_waited_for_as_long_as_may_be(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url) as writer, holding(server.url, read_wait_s=0.1) as reader:
+        await others_wrote(writer, reader, "reached")
+        follow = reader.store.follow
+
+        async def slowly(*args: Any) -> Any:
+            await asyncio.sleep(0.3)
+            return await follow(*args)
+
+        monkeypatch.setattr(reader.store, "follow", slowly)
+        with pytest.raises(VersionNotReached):
+            await reader.reach("reached", 5)
+        await asyncio.sleep(0.3)
+        assert (await reader.get("reached")).memory.version == 5
+
+
 async def test_reads_go_on_while_the_store_is_lost(server: Server) -> None:
     async with holding(server.url) as tenants:
         await tenants.write("lost", fact("a"))
@@ -114,6 +323,56 @@ async def test_reads_go_on_while_the_store_is_lost(server: Server) -> None:
             os.kill(server.pid, signal.SIGCONT)
 
 
+@pytest.mark.parametrize("gone", ["the store", "the client"])
+async def test_what_is_erased_answers_no_more_whatever_goes_away(
+    server: Server, gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = gone.removeprefix("the ")
+    async with holding(server.url, vault=tmp_path) as tenants:
+        await tenants.write(name, fact("secret"))
+        drop, erased = tenants.store.drop, asyncio.Event()
+
+        async def away(*_: object) -> None:
+            raise StoreUnavailable("gone for a moment")
+
+        async def dropped(tenant: str) -> int:
+            version = await drop(tenant)
+            monkeypatch.setattr(tenants.store, "load", away)
+            monkeypatch.setattr(tenants.store, "follow", away)
+            erased.set()
+            await asyncio.sleep(0.05)
+            return version
+
+        monkeypatch.setattr(tenants.store, "drop", dropped)
+        dropping = asyncio.create_task(tenants.drop(name))
+        await erased.wait()
+        if gone == "the client":
+            dropping.cancel()
+        await asyncio.wait([dropping])
+        await asyncio.sleep(0.1)
+        assert (await tenants.fresh(name)).facts() == []
+        monkeypatch.undo()
+        assert (await tenants.write(name, fact("new"))).change.version == 3
+        live = (await tenants.fresh(name)).checksum()
+    async with holding(server.url, vault=tmp_path) as tenants:
+        assert (await tenants.fresh(name)).checksum() == live
+
+
+async def test_an_erasure_that_may_have_been_is_looked_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url, vault=tmp_path) as tenants:
+        await tenants.write("maybe", fact("secret"))
+        drop = tenants.store.drop
+
+        async def unheard(tenant: str) -> int:
+            await drop(tenant)
+            raise StoreUnavailable("no answer")
+
+        monkeypatch.setattr(tenants.store, "drop", unheard)
+        with pytest.raises(StoreUnavailable):
+            await tenants.drop("maybe")
+        assert (await tenants.fresh("maybe")).facts() == []
+
+
 async def test_only_one_server_forgets_what_expires(server: Server) -> None:
     async with holding(server.url) as one, holding(server.url) as other:
         facts = [replace(fact(f"x{number}"), expires_at=time.time() + 0.2) for number in range(10)]
@@ -126,7 +385,7 @@ async def test_only_one_server_forgets_what_expires(server: Server) -> None:
         for tenants in (one, other):
             memory = await tenants.fresh("ttl")
             assert [f.id for f in memory.facts()] == ["stays"] and memory.version == 21
-        assert await one.store.due(time.time() + 100) == []
+        assert "ttl" not in {name for name, _ in await one.store.due(time.time() + 50)}
 
 
 HOSTILE = st.text(alphabet="aA1.-_{}:*%/\\\0é \n", min_size=1, max_size=6)

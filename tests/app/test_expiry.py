@@ -1,0 +1,171 @@
+"""Facts with a time to live, over a real store: each is forgotten when it is over, whatever else goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app.expiry import Expiry
+from app.tenant import Committed
+from app.tenants import Tenants
+from memory import store
+from memory.connection import connect
+from memory.errors import StoreUnavailable
+from memory.keys import EXPIRIES
+from tests.app.holding import NoModel, fact, holding
+from tests.memory.servers import KINDS, Server, running
+
+pytestmark = [pytest.mark.service, pytest.mark.anyio]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(request.param, tmp_path_factory.mktemp("e")) as server:
+        yield server
+
+
+async def test_tenants_that_cannot_be_read_do_not_keep_the_others_from_expiring(server: Server) -> None:
+    bad = [f"bad{number:03}" for number in range(101)]  # more than are asked for at once
+    async with holding(server.url, model=NoModel(fingerprint="a" * 64)) as old:
+        await asyncio.gather(*(old.write(name, replace(fact("x"), expires_at=1.0)) for name in bad))
+    async with holding(server.url) as tenants:
+        await tenants.write("good", replace(fact("y"), expires_at=time.time()))
+        expiry = Expiry(tenants)
+        assert await expiry.forget_expired() == 1 and len(await tenants.fresh("good")) == 0
+        await tenants.write("good", replace(fact("z"), expires_at=time.time()))
+        assert await expiry.forget_expired() == 1
+        assert {name for name, _ in [*await tenants.store.due(time.time()), *await tenants.store.due(time.time(), skip=100)]} == set(bad)
+        await asyncio.gather(*(tenants.store.drop(name) for name in bad))
+        assert await Expiry(tenants).forget_expired() == 0 and await tenants.store.due(time.time()) == []
+
+
+async def gone(tenants: Tenants, name: str, within_s: float = 2.0) -> bool:
+    """Whether passes make the tenant empty in time."""
+    deadline = time.monotonic() + within_s
+    while len(await tenants.fresh(name)):
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.05)
+        await Expiry(tenants).forget_expired()
+    return True
+
+
+async def marked(tenants: Tenants, name: str) -> bool:
+    """Whether a mark of the tenant is left but that for hindsight."""
+    return name in {tenant for tenant, _ in await tenants.store.due(time.time() + 50)}
+
+
+def held_up(monkeypatch: pytest.MonkeyPatch, tenants: Tenants) -> asyncio.Event:
+    """Commits wait for this."""
+    commit, gate = tenants.store.commit, asyncio.Event()
+
+    async def later(*args: Any, **kwargs: Any) -> None:
+        await gate.wait()
+        await commit(*args, **kwargs)
+
+    monkeypatch.setattr(tenants.store, "commit", later)
+    return gate
+
+
+async def test_a_renewal_under_way_while_what_is_due_is_forgotten_expires_too(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url) as writer, holding(server.url) as tenants:
+        await writer.write("renewed", replace(fact("one"), expires_at=time.time()))
+        expired, writing = tenants.store.expired, list[asyncio.Task[Committed]]()
+
+        async def meanwhile(*looked_at: Any) -> None:
+            await writer.newest("renewed")
+            gate = held_up(monkeypatch, writer)
+            writing.append(asyncio.create_task(writer.write("renewed", replace(fact("two"), expires_at=time.time() + 0.5))))
+            await asyncio.sleep(0.1)
+            await expired(*looked_at)
+            gate.set()
+
+        monkeypatch.setattr(tenants.store, "expired", meanwhile)
+        assert await Expiry(tenants).forget_expired() == 1
+        monkeypatch.undo()
+        await asyncio.gather(*writing)
+        assert await gone(tenants, "renewed")
+
+
+async def test_a_fact_whose_time_is_over_before_it_is_committed_expires(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url) as writer, holding(server.url) as tenants:
+        gate = held_up(monkeypatch, writer)
+        writing = asyncio.create_task(writer.write("late", replace(fact("x"), expires_at=time.time())))
+        await asyncio.sleep(0.1)
+        assert await Expiry(tenants).forget_expired() == 0
+        gate.set()
+        await writing
+        assert await gone(tenants, "late")
+
+
+async def test_so_it_does_if_its_server_ends_meanwhile(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "HINDSIGHT_S", 0.5)
+    async with holding(server.url) as writer, holding(server.url) as tenants:
+        at = time.time()
+        await writer.store.expect_expiry("ended", at)
+        assert await Expiry(tenants).forget_expired() == 0
+
+        async def ended(*_: object) -> None:
+            pass
+
+        monkeypatch.setattr(writer.store, "expect_expiry", ended)
+        await writer.write("ended", replace(fact("x"), expires_at=at))
+        assert await gone(tenants, "ended")
+
+
+async def test_a_memory_that_cannot_be_brought_up_to_date_keeps_its_marks(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url) as writer, holding(server.url) as tenants:
+        assert len(await tenants.fresh("behind")) == 0
+        await writer.write("behind", replace(fact("x"), expires_at=time.time()))
+
+        async def away(*_: object) -> None:
+            raise StoreUnavailable("gone for a moment")
+
+        monkeypatch.setattr(tenants.store, "follow", away)
+        assert await Expiry(tenants).forget_expired() == 0
+        monkeypatch.undo()
+        assert await gone(tenants, "behind")
+
+
+async def test_each_fact_of_a_block_expires_at_its_own_time(server: Server) -> None:
+    async with holding(server.url) as tenants:
+        now = time.time()
+        await tenants.write_many("block", [replace(fact(f"b{number}"), expires_at=now + number / 5) for number in range(3)])
+        await asyncio.sleep(0.1)
+        assert await Expiry(tenants).forget_expired() == 1
+        assert (await tenants.fresh("block")).next_expiry == now + 0.2
+        assert await gone(tenants, "block") and not await marked(tenants, "block")
+
+
+async def test_a_mark_of_an_earlier_version_is_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url) as tenants:
+
+        async def one_of_each_tenant(tenant: str, at: float) -> None:
+            await client.zadd(EXPIRIES, {tenant: at}, lt=True)
+
+        monkeypatch.setattr(tenants.store, "expect_expiry", one_of_each_tenant)
+        client, now = connect(server.url), time.time()
+        await tenants.write_many("old", [replace(fact(f"o{number}"), expires_at=now + number / 2) for number in range(2)])
+        monkeypatch.undo()
+        assert await Expiry(tenants).forget_expired() == 1
+        assert await client.zscore(EXPIRIES, "old") is None
+        assert await gone(tenants, "old") and not await marked(tenants, "old")
+        await client.aclose()
+
+
+async def test_marks_of_an_erased_tenant_go(server: Server) -> None:
+    async with holding(server.url) as tenants:
+        await tenants.write("erased", replace(fact("x"), expires_at=time.time()))
+        await tenants.drop("erased")
+        assert await Expiry(tenants).forget_expired() == 0
+        assert not await marked(tenants, "erased")
