@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,6 +71,14 @@ class Change:
             return cls(head["version"], head["kind"], head["page"], None, forgets, retires, head.get("block", 0))
         except (KeyError, ValueError, TypeError) as error:
             raise CorruptChange(f"a log entry cannot be read: {error!r}") from error
+
+
+def by_page(changes: Sequence[Change]) -> dict[int, list[Change]]:
+    """The changes of each page, in their order."""
+    found: dict[int, list[Change]] = defaultdict(list)
+    for change in changes:
+        found[change.page].append(change)
+    return found
 
 
 def _crc(fields: Mapping[bytes, bytes]) -> int:

@@ -15,7 +15,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from memory.change import Change
+from memory.change import Change, by_page
 from memory.errors import BadKey, CorruptPage, DuplicateId, FactNotFound, MemoryError_, VersionConflict
 from memory.fact import Fact, is_current, normalise, was_there
 from memory.page import Page, PageSettings
@@ -23,6 +23,7 @@ from memory.placement import Placement
 from memory.query import Query, Reading
 from memory.record import pack, size_bytes
 from memory.register import Register
+from memory.room import Room
 from memory.scope import Scope, ScopeDecision
 from memory.snapshot import StoredPage
 
@@ -54,6 +55,7 @@ class EpisodicMemory:
         self.dim, self.settings, self.scope, self.device = dim, settings, scope, device
         self.version = 0
         self._sheets: dict[int, Sheet] = {}
+        self._room = Room(settings.slots)
         self._register = Register(dim)
         self._dirty: set[int] = set()
         self._changed_at: dict[int, int] = {}  # page -> version of its last change
@@ -100,6 +102,7 @@ class EpisodicMemory:
             raise CorruptPage(f"page {index} holds {len(rows)} facts with keys of {len(facts[0].key)} dimensions, wanted at most {wanted}")
         page = Page.of(self.settings, self.dim, [f.key for f in rows], [f.code for f in rows], self.device)
         self._sheets[index] = Sheet(page, tuple(fact.id for fact in rows))
+        self._room.note(index, len(rows))
         self._register.add_all(facts, index)
 
     def __len__(self) -> int:
@@ -210,8 +213,7 @@ class EpisodicMemory:
             next(((self._register.page_of(i), similarity) for i, similarity in found), None)
             for found in self._register.nearest(keys, 1)
         ]
-        rows = {index: len(sheet.ids) for index, sheet in self._sheets.items()}
-        placement = Placement(keys, neighbours, rows, self.settings.slots)
+        placement = Placement(keys, neighbours, self._room)
         block = self.version + len(facts) if len(facts) > 1 else 0
         changes: list[Change] = []
         for version, (prompt, fact) in enumerate(facts.items(), self.version + 1):
@@ -257,9 +259,10 @@ class EpisodicMemory:
         if changes[0].version <= self.version:
             raise VersionConflict(self.version, changes[0].version - 1)
         residuals = []
-        for index, own in _by_page(changes).items():
+        for index, own in by_page(changes).items():
             sheet = self._sheets.get(index) or Sheet(Page(self.settings, self.dim, device=self.device))
             self._sheets[index], residual = self._after(sheet, own)
+            self._room.note(index, len(self._sheets[index].ids))
             residuals.append(residual)
             for change in own:
                 self._account(change, index)
@@ -391,10 +394,3 @@ class EpisodicMemory:
             for fact in (*map(self._register.get, sheet.ids), *self._register.history_of(index)):
                 digest.update(pack(fact))
         return digest.hexdigest()
-
-
-def _by_page(changes: Sequence[Change]) -> dict[int, list[Change]]:
-    found: dict[int, list[Change]] = defaultdict(list)
-    for change in changes:
-        found[change.page].append(change)
-    return found
