@@ -335,7 +335,7 @@ class EpisodicMemory:
         )
 
     def _decide(self, queries: Sequence[Query], exclude: Collection[str], threshold: float | None) -> list[ScopeDecision]:
-        left = len(self) - len(set(exclude))
+        left = len(self) - sum(is_current(self.get(fact_id)) for fact_id in set(exclude))
         keys = torch.stack([query.key for query in queries])
         nearest = self._register.nearest(keys, self.scope.candidates + len(set(exclude)))
         decisions = []

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.expiry import Expiry
+from app.service import Request, excluded
 from app.tenant import Committed
 from app.tenants import Tenants
 from memory.errors import DuplicateId, FactNotFound
@@ -88,6 +90,28 @@ async def test_two_servers_at_once(server: Server) -> None:
         assert memories[0].checksum() == memories[1].checksum()
     async with holding(server.url) as third:
         assert (await third.get("both")).memory.version == memories[0].version
+
+
+async def test_who_may_speak_is_decided_on_the_memory_that_is_read(server: Server) -> None:
+    async with holding(server.url) as tenants:
+        await tenants.write_many("past", [fact("a", "prompt"), fact("b")])
+        await tenants.write("past", fact("newer", "prompt", "another"), on_conflict="version")
+        await tenants.write("past", fact("d"))
+
+        async def spoke(version: int | None, **named: list[str]) -> set[str]:
+            exclude = partial(excluded, Request("", **named))  # type: ignore[arg-type]
+            reading, _ = await tenants.read("past", [Query("prompt", drawn("prompt", DIM))], exclude, as_of=version)
+            await tenants.bridges("past", [Query("prompt", drawn("prompt", DIM))], exclude, as_of=version)
+            return {fact_id for fact_id, _ in reading.facts}
+
+        assert await spoke(2) == {"a", "b"} and await spoke(None) == {"newer", "b", "d"}
+        assert await spoke(2, include_only=["a"]) == {"a"}
+        assert await spoke(2, include_only=["b"]) == {"b"}  # not what is history now and was current then
+        assert await spoke(2, exclude=["a"]) == {"b"}
+        assert await spoke(None, include_only=["d"]) == {"d"}
+        for named in ({"exclude": ["d"]}, {"include_only": ["a", "d"]}):
+            with pytest.raises(FactNotFound, match="'d'"):
+                await spoke(2, **named)
 
 
 async def test_an_evicted_memory_comes_back(server: Server) -> None:
