@@ -24,7 +24,7 @@ from memory.query import Query, Reading
 from memory.record import pack, size_bytes
 from memory.register import Register
 from memory.room import Room
-from memory.scope import Scope, ScopeDecision
+from memory.scope import Scope, ScopeDecision, asked_of
 from memory.snapshot import StoredPage
 
 SPOKE = 8  # how many facts a reading names
@@ -93,7 +93,7 @@ class EpisodicMemory:
     def replay(self, changes: Sequence[Change]) -> None:
         """Make changes of a log, in their blocks. Raises VersionConflict."""
         for _, block in groupby(changes, lambda change: change.block or change.version):
-            self.apply(list(block))
+            self.apply(list(block), measure=False)
 
     def _lay(self, index: int, facts: Sequence[Fact]) -> None:
         rows = [fact for fact in facts if not fact.until]
@@ -250,8 +250,14 @@ class EpisodicMemory:
             answers=(fact.answer,) if fact.answer else (),
         )
 
-    def apply(self, changes: Sequence[Change]) -> float:
-        """Make the committed changes of one block; returns the greatest residual of what they forgot.
+    def apply(self, changes: Sequence[Change], *, measure: bool = True) -> float:
+        """Make the committed changes of one block.
+
+        Args:
+            measure: the residual of each forget, and of what a write removes from a page that is solved.
+
+        Returns:
+            The greatest residual.
 
         Raises:
             VersionConflict: they do not follow this memory's version.
@@ -261,7 +267,7 @@ class EpisodicMemory:
         residuals = []
         for index, own in by_page(changes).items():
             sheet = self._sheets.get(index) or Sheet(Page(self.settings, self.dim, device=self.device))
-            self._sheets[index], residual = self._after(sheet, own)
+            self._sheets[index], residual = self._after(sheet, own, measure)
             self._room.note(index, len(self._sheets[index].ids))
             residuals.append(residual)
             for change in own:
@@ -282,13 +288,16 @@ class EpisodicMemory:
         if change.fact is not None:
             self._register.add(change.fact, index)
 
-    def _after(self, sheet: Sheet, changes: Sequence[Change]) -> tuple[Sheet, float]:
+    def _after(self, sheet: Sheet, changes: Sequence[Change], measure: bool) -> tuple[Sheet, float]:
         """The sheet after a block's changes of its page."""
         page, ids, residual = sheet.page, sheet.ids, 0.0
         if any(change.forgets or change.retires for change in changes):
             # Solved afresh even if the fact is unknown: it may be gone from the log that is replayed.
             gone = {self._register.written_by(version) for change in changes for version in (*change.forgets, *change.retires)}
-            page, residual = page.without([row for row, fact_id in enumerate(ids) if fact_id in gone])
+            rows = [row for row, fact_id in enumerate(ids) if fact_id in gone]
+            page = sheet.page.without(rows)
+            if measure and (sheet.page.solved or any(change.kind == "forget" for change in changes)):
+                residual = sheet.page.distance(rows, page)
             ids = tuple(fact_id for fact_id in ids if fact_id not in gone)
         facts = [change.fact for change in changes if change.fact is not None]
         if len(facts) >= SOLVE_AT:
@@ -319,7 +328,7 @@ class EpisodicMemory:
         page, ids = self._page_without(decision.fact.id, exclude)
         readout = page.read(query.key)  # weights and variance are those of the query
         order = readout.weights.abs().argsort(descending=True)[:SPOKE].tolist()
-        asked = self._asked(decision, queries, decisions) if decision.in_scope else []
+        asked = asked_of(decision, queries, decisions)[:ASKED] if decision.in_scope else []
         recalled = tuple((fact.id, self._recall(fact, exclude)) for fact in asked)
         return Reading(
             decision.in_scope,
@@ -344,17 +353,6 @@ class EpisodicMemory:
             decisions.append(self.scope.decide(query.text, candidates, left, query.key, threshold))
         return decisions
 
-    def _asked(self, best: ScopeDecision, queries: Sequence[Query], decisions: Sequence[ScopeDecision]) -> list[Fact]:
-        """The facts that the prompt's questions ask for, in their order; the best query's alone unless it is among them."""
-        assert best.fact is not None
-        of_part: dict[int, ScopeDecision] = {}
-        for query, decision in zip(queries, decisions, strict=True):
-            if query.part is not None and decision.in_scope:
-                known = of_part.get(query.part)
-                of_part[query.part] = decision if known is None or decision.score > known.score else known
-        facts = {d.fact.id: d.fact for _, d in sorted(of_part.items(), key=lambda item: item[0]) if d.fact is not None}
-        return list(facts.values())[:ASKED] if best.fact.id in facts else [best.fact]
-
     def _recall(self, fact: Fact, exclude: Collection[str]) -> torch.Tensor:
         """The readout at a fact's own key: scope has said which fact is meant, and there a readout is the least noisy."""
         return self._page_without(fact.id, exclude)[0].read(fact.key).code
@@ -363,7 +361,7 @@ class EpisodicMemory:
         """A fact's page and the ids of its rows, solved without the excluded facts."""
         sheet = self._sheets[self._register.page_of(fact_id)]
         rows = [row for row, found in enumerate(sheet.ids) if found in exclude]
-        page = sheet.page.without(rows)[0] if rows else sheet.page
+        page = sheet.page.without(rows) if rows else sheet.page
         return page, [found for found in sheet.ids if found not in exclude]
 
     def recall(self, fact_id: str) -> torch.Tensor:

@@ -34,6 +34,7 @@ from memory.expectation import is_question, misfits
 from memory.fact import Fact
 from memory.frame import shared_frame
 from memory.names import content, lacking, names, sequence, words
+from memory.query import Query
 
 STRICT = 0.2  # `judged_frame` of a strict detector
 
@@ -157,3 +158,15 @@ class Scope:
         if doubtful:
             for number, odds in zip(doubtful, self.judge([(facts[at].prompt, query) for at in doubtful]), strict=True):
                 scores[number] += self.judgement * max(-self.sure, min(self.sure if asks else 0.0, odds))
+
+
+def asked_of(best: ScopeDecision, queries: Sequence[Query], decisions: Sequence[ScopeDecision]) -> list[Fact]:
+    """The facts that the prompt's questions ask for, in their order; the best query's alone unless it is among them."""
+    assert best.fact is not None
+    of_part: dict[int, ScopeDecision] = {}
+    for query, decision in zip(queries, decisions, strict=True):
+        if query.part is not None and decision.in_scope:
+            known = of_part.get(query.part)
+            of_part[query.part] = decision if known is None or decision.score > known.score else known
+    facts = {d.fact.id: d.fact for _, d in sorted(of_part.items(), key=lambda item: item[0]) if d.fact is not None}
+    return list(facts.values()) if best.fact.id in facts else [best.fact]

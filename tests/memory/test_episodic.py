@@ -173,6 +173,21 @@ def test_forgetting_keeps_nothing_in_the_live_structures(gone: int) -> None:
     assert all(trace in held for trace in traces(2)[:5])
 
 
+def test_the_residual_of_a_forget_is_measured_whether_or_not_the_page_was_solved() -> None:
+    memory, disk = EpisodicMemory(DIM, SMALL, Scope()), Disk()
+    for seed in range(6):
+        memory.apply([memory.plan_write(fact(seed))])
+    disk.snapshot(memory)  # which has the pages solved anew
+    residuals = [memory.apply([memory.plan_forget("f0001")])]
+    loaded = EpisodicMemory.restore(DIM, SMALL, Scope(), pages=disk.pages, changes=[], version=6)
+    residuals.append(loaded.apply([loaded.plan_forget("f0001")]))
+    assert all(0 < residual < 1e-12 for residual in residuals)
+    followed = EpisodicMemory.restore(DIM, SMALL, Scope(), pages=disk.pages, changes=[], version=6)
+    followed.replay([followed.plan_forget("f0001")])
+    assert not followed._sheets[0].page.solved  # a replay compares nothing
+    assert memory.checksum() == loaded.checksum() == followed.checksum()
+
+
 def test_a_block_is_solved_at_once_and_reads_like_a_sequence() -> None:
     block, sequence = (EpisodicMemory(DIM, PageSettings(slots=64), Scope()) for _ in range(2))
     facts = [fact(seed) for seed in range(30)]
