@@ -15,7 +15,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from memory.change import Change, by_page
+from memory.change import Change, answers_of, by_page
 from memory.errors import BadKey, CorruptPage, DuplicateId, FactNotFound, MemoryError_, VersionConflict
 from memory.fact import Fact, is_current, normalise, was_there
 from memory.page import Page, PageSettings
@@ -222,8 +222,7 @@ class EpisodicMemory:
             change = Change(version, "write", page, replace(fact, version=version), block=block)
             if old is not None:
                 replaced = self._register.get(old)
-                answers = (replaced.answer,) if replaced.answer and not keep else ()
-                change = replace(change, replaced=(old,), answers=answers)
+                change = replace(change, replaced=(old,), answers=() if keep else answers_of(replaced))
                 change = replace(change, retires=(replaced.version,)) if keep else replace(change, forgets=(replaced.version,))
             changes.append(change)
         return changes
@@ -234,9 +233,8 @@ class EpisodicMemory:
         if old.until:
             raise FactNotFound(fact.id)
         version = self.version + 1
-        fact = replace(fact, version=version, answer="")
-        answers = (old.answer,) if old.answer else ()
-        return Change(version, "write", self._register.page_of(fact.id), fact, (old.version,), replaced=(fact.id,), answers=answers)
+        fact, page = replace(fact, version=version, answer=""), self._register.page_of(fact.id)
+        return Change(version, "write", page, fact, (old.version,), replaced=(fact.id,), answers=answers_of(old))
 
     def plan_forget(self, fact_id: str) -> Change:
         """The change that forgets a fact, be it current or history. Raises FactNotFound."""
@@ -247,7 +245,7 @@ class EpisodicMemory:
             self._register.page_of(fact_id),
             forgets=(fact.version,),
             replaced=(fact_id,),
-            answers=(fact.answer,) if fact.answer else (),
+            answers=answers_of(fact),
         )
 
     def apply(self, changes: Sequence[Change], *, measure: bool = True) -> float:

@@ -17,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.expiry import Expiry
+from app.idempotency import Idempotency
+from app.schemas import FactIn
 from app.service import Request, excluded
 from app.tenant import Committed
 from app.tenants import Tenants
-from memory.errors import DuplicateId, FactNotFound
+from memory.errors import AnswerExists, AnswerSpent, DuplicateId, FactNotFound
 from memory.keys import Keys, tenant_of
 from memory.query import Query
 from memory.vault import Vault
@@ -112,6 +114,25 @@ async def test_who_may_speak_is_decided_on_the_memory_that_is_read(server: Serve
         for named in ({"exclude": ["d"]}, {"include_only": ["a", "d"]}):
             with pytest.raises(FactNotFound, match="'d'"):
                 await spoke(2, **named)
+
+
+async def test_a_key_stays_spent_through_snapshots_and_on_other_servers(server: Server) -> None:
+    once = Idempotency.of("spent", "K1", FactIn(prompt="prompt of k", target="t"))
+    async with holding(server.url) as tenants:
+        await tenants.write("spent", replace(fact("k"), created_at=time.time()), answer=once.answer)
+        assert (written := await once.recall(tenants.store, "spent")) is not None and written.id == "k"
+        await tenants.snapshot()
+    async with holding(server.url) as tenants:
+        await tenants.write("spent", fact("newer", "prompt of k", "another"))
+        await tenants.snapshot()
+    async with holding(server.url) as tenants:
+        with pytest.raises(AnswerSpent):
+            await once.recall(tenants.store, "spent")
+        with pytest.raises(AnswerExists):  # who asked before it was spent and writes after
+            await tenants.write("spent", fact("again", "prompt of k"), answer=once.answer)
+        assert [f.id for f in (await tenants.fresh("spent")).facts()] == ["newer"]
+        await tenants.drop("spent")
+        assert await once.recall(tenants.store, "spent") is None
 
 
 async def test_an_evicted_memory_comes_back(server: Server) -> None:
