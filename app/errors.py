@@ -118,6 +118,7 @@ TABLE: dict[type[BaseException], Problem] = {
     memory.FingerprintMismatch: Problem(503, "memory_of_another_model", "The stored memory belongs to another model"),
     memory.PromiseBroken: Problem(503, "durability_unavailable", "The store cannot keep what LARIMAR_DURABILITY promises", retry_after_s=5),
     memory.AnswerExists: Problem(409, "request_in_progress", "The same request was just made", "ask again for its answer", 1),
+    memory.AnswerSpent: Problem(409, "idempotency_key_spent", "The Idempotency-Key's fact has been replaced or forgotten"),
     TenantNotFound: Problem(404, "tenant_not_found", "There is no such tenant"),
     memory.BadKey: Problem(422, "bad_key", "A key or code does not fit this memory"),
     PromptTaken: Problem(409, "prompt_taken", "There is a fact with this prompt"),

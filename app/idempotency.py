@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from app.errors import KeyReused
 from app.schemas import FactIn, FactWritten, UpdateTimings
+from memory.answer import KEPT_S
 from memory.change import Change
 from memory.store import RedisStore
 
-KEPT_S = 24 * 3600.0
+__all__ = ["KEPT_S", "Idempotency", "written_as"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Idempotency:
 
         Raises:
             KeyReused: it was given for another body.
+            AnswerSpent: its fact is replaced or forgotten since.
         """
         content = await store.answer(tenant, self.name)
         if content is None:

@@ -78,7 +78,8 @@ class Erased(BaseModel):
 
     Log entry, snapshot, idempotency record and the store's files held it sealed with a data key of its own (AES-256-GCM).
     Where that key lay it is overwritten and synced (embedded store) or deleted in the same step as the log was written
-    (shared store: its own append-only file may hold the key until it is rewritten).
+    (shared store: its own append-only file may hold the key until it is rewritten). What stays for 24 hours is that an
+    Idempotency-Key was used: its digest and the time, nothing of the request or its answer.
     """
 
     memory: Literal["solved without it"] = "solved without it"

@@ -55,7 +55,7 @@ class Request:
 
     Attributes:
         use: `auto` uses the memory where it is in scope, `on` always, `off` never.
-        exclude, include_only: ids of facts; the answer is what it would be without the others.
+        exclude, include_only: ids of facts, of the version that is asked; the answer is what it would be without the others.
         as_of: the version of the memory that is asked; None for the newest.
         scope_threshold: the score that a fact must reach, instead of the calibrated one.
         hops: 2 lets a fact be asked for by what another one answers (memory.bridge).
@@ -238,10 +238,9 @@ class Service:
         reading, version, similarities = None, memory.version, {}
         keys = dict(understood.queries)
         if asked.use != "off":
-            exclude = await self.worker.run(excluded, memory, asked) if asked.include_only is not None else frozenset(asked.exclude)
             for texts in asks:
                 queries = [Query(text, keys[text], part) for text, part in texts.items()]
-                reading, version = await self._reading(tenant, asked, queries, exclude, keys)
+                reading, version = await self._reading(tenant, asked, queries, keys)
                 if reading.in_scope:
                     break
             assert reading is not None
@@ -255,9 +254,10 @@ class Service:
         return Read(understood.tokens, reading, used, version, similarities, seconds)
 
     async def _reading(
-        self, tenant: str, asked: Request, queries: Sequence[Query], exclude: Collection[str], keys: dict[str, Tensor]
+        self, tenant: str, asked: Request, queries: Sequence[Query], keys: dict[str, Tensor]
     ) -> tuple[Reading, int]:
         """Reads with the queries, and with their bridges where two hops are asked for, whose keys are added to `keys`."""
+        exclude = partial(excluded, asked)
         read = partial(self.tenants.read, tenant, exclude=exclude, threshold=asked.scope_threshold, as_of=asked.as_of)
         reading, version = await read(queries)
         if asked.hops > 1 and (texts := await self.tenants.bridges(tenant, queries, exclude, as_of=asked.as_of)):
@@ -330,10 +330,11 @@ class Service:
             note("superseded", committed.change.replaced)
 
 
-def excluded(memory: EpisodicMemory, asked: Request) -> Collection[str]:
-    """The ids of facts that must not speak. Raises FactNotFound for an unknown included id."""
+def excluded(asked: Request, memory: EpisodicMemory) -> Collection[str]:
+    """The ids of the memory's facts that must not speak. Raises FactNotFound for an id that the request names and the memory
+    that is read does not have."""
+    for fact_id in (*asked.exclude, *(asked.include_only or ())):
+        memory.get(fact_id)
     if asked.include_only is None:
         return frozenset(asked.exclude)
-    for fact_id in asked.include_only:
-        memory.get(fact_id)
     return frozenset(f.id for f in memory.facts(limit=len(memory))) - frozenset(asked.include_only) | frozenset(asked.exclude)

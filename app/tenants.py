@@ -24,6 +24,7 @@ from memory.query import Query, Reading
 from models.device import request_stream
 
 Plan = Callable[[EpisodicMemory], Sequence[Change | Exception]]
+Exclude = Callable[[EpisodicMemory], Collection[str]]
 OnConflict = Literal["supersede", "error", "version"]
 Answer = Callable[[Change], tuple[str, bytes]]
 BLOCK = 256  # the most facts that one commit is planned for
@@ -132,27 +133,36 @@ class Tenants(Memories):
         self,
         name: str,
         queries: Sequence[Query],
-        exclude: Collection[str] = (),
+        exclude: Exclude = lambda _: (),
         *,
         threshold: float | None = None,
         as_of: int | None = None,
     ) -> tuple[Reading, int]:
-        """Read a tenant's memory, or what is kept of it as it was at a version; also the version read."""
+        """Read a tenant's memory, or what is kept of it as it was at a version; also the version read.
+
+        Args:
+            exclude: gives the ids of the facts that must not speak, of the memory that is read.
+        """
         memory = await self.fresh(name)
 
         def read() -> tuple[Reading, int]:
             asked = memory if as_of is None else memory.as_of(as_of)
-            return asked.read(queries, exclude, threshold), asked.version
+            return asked.read(queries, exclude(asked), threshold), asked.version
 
         found = await self.worker.run(read)
         if (tenant := self._tenants.get(name)) is not None:
             self._weigh(tenant)  # a page that is read for the first time is solved
         return found
 
-    async def bridges(self, name: str, queries: Sequence[Query], exclude: Collection[str], *, as_of: int | None = None) -> list[str]:
+    async def bridges(self, name: str, queries: Sequence[Query], exclude: Exclude, *, as_of: int | None = None) -> list[str]:
         """As `memory.bridge.bridges`, of the memory or of what is kept of it as it was at a version."""
         memory = await self.fresh(name)
-        return await self.worker.run(lambda: bridges(memory if as_of is None else memory.as_of(as_of), queries, exclude))
+
+        def bridge() -> list[str]:
+            asked = memory if as_of is None else memory.as_of(as_of)
+            return bridges(asked, queries, exclude(asked))
+
+        return await self.worker.run(bridge)
 
     async def _one(self, name: str, plan: Callable[[EpisodicMemory], Change]) -> Committed:
         (outcome,) = await self._change(name, lambda memory: [plan(memory)])

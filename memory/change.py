@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +28,7 @@ class Change:
         block: version of the last change of its block; 0 for one that was committed alone. A page that takes many
             facts of a block is solved once for all of them, so a replay must know what belonged together.
         replaced: the ids of the facts that `forgets` and `retires` name. Only who planned the change knows them.
-        answers: digests of the idempotency keys that those facts were taught with; as `replaced`.
+        answers: digests of the idempotency keys that those facts were taught with, and when; as `replaced`.
     """
 
     version: int
@@ -38,7 +39,7 @@ class Change:
     retires: tuple[int, ...] = ()
     block: int = 0
     replaced: tuple[str, ...] = ()
-    answers: tuple[str, ...] = ()
+    answers: tuple[tuple[str, float], ...] = ()
 
     def head(self) -> bytes:
         """All of it that is not secret, as JSON."""
@@ -70,6 +71,19 @@ class Change:
             return cls(head["version"], head["kind"], head["page"], None, forgets, retires, head.get("block", 0))
         except (KeyError, ValueError, TypeError) as error:
             raise CorruptChange(f"a log entry cannot be read: {error!r}") from error
+
+
+def answers_of(fact: Fact) -> tuple[tuple[str, float], ...]:
+    """What `Change.answers` holds of a fact that is replaced or forgotten."""
+    return ((fact.answer, fact.created_at),) if fact.answer else ()
+
+
+def by_page(changes: Sequence[Change]) -> dict[int, list[Change]]:
+    """The changes of each page, in their order."""
+    found: dict[int, list[Change]] = defaultdict(list)
+    for change in changes:
+        found[change.page].append(change)
+    return found
 
 
 def _crc(fields: Mapping[bytes, bytes]) -> int:

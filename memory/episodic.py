@@ -15,7 +15,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from memory.change import Change
+from memory.change import Change, answers_of, by_page
 from memory.errors import BadKey, CorruptPage, DuplicateId, FactNotFound, MemoryError_, VersionConflict
 from memory.fact import Fact, is_current, normalise, was_there
 from memory.page import Page, PageSettings
@@ -24,6 +24,7 @@ from memory.placement import Placement
 from memory.query import Query, Reading
 from memory.record import pack, size_bytes
 from memory.register import Register
+from memory.room import Room
 from memory.scope import Scope, ScopeDecision
 from memory.snapshot import StoredPage
 
@@ -55,6 +56,7 @@ class EpisodicMemory:
         self.dim, self.settings, self.scope, self.device = dim, settings, scope, device
         self.version = 0
         self._sheets: dict[int, Sheet] = {}
+        self._room = Room(settings.slots)
         self._register = Register(dim)
         self._dirty: set[int] = set()
         self._changed_at: dict[int, int] = {}  # page -> version of its last change
@@ -92,7 +94,7 @@ class EpisodicMemory:
     def replay(self, changes: Sequence[Change]) -> None:
         """Make changes of a log, in their blocks, but for those that are made already."""
         for _, block in groupby([c for c in changes if c.version > self.version], lambda change: change.block or change.version):
-            self.apply(list(block))
+            self.apply(list(block), measure=False)
 
     def _lay(self, index: int, facts: Sequence[Fact]) -> None:
         rows = [fact for fact in facts if not fact.until]
@@ -101,6 +103,7 @@ class EpisodicMemory:
             raise CorruptPage(f"page {index} holds {len(rows)} facts with keys of {len(facts[0].key)} dimensions, wanted at most {wanted}")
         page = Page.of(self.settings, self.dim, [f.key for f in rows], [f.code for f in rows], self.device)
         self._sheets[index] = Sheet(page, tuple(fact.id for fact in rows))
+        self._room.note(index, len(rows))
         self._register.add_all(facts, index)
 
     def __len__(self) -> int:
@@ -211,8 +214,7 @@ class EpisodicMemory:
             next(((self._register.page_of(i), similarity) for i, similarity in found), None)
             for found in self._register.nearest(keys, 1)
         ]
-        rows = {index: len(sheet.ids) for index, sheet in self._sheets.items()}
-        placement = Placement(keys, neighbours, rows, self.settings.slots)
+        placement = Placement(keys, neighbours, self._room)
         block = self.version + len(facts) if len(facts) > 1 else 0
         changes: list[Change] = []
         for version, (prompt, fact) in enumerate(facts.items(), self.version + 1):
@@ -221,8 +223,7 @@ class EpisodicMemory:
             change = Change(version, "write", page, replace(fact, version=version), block=block)
             if old is not None:
                 replaced = self._register.get(old)
-                answers = (replaced.answer,) if replaced.answer and not keep else ()
-                change = replace(change, replaced=(old,), answers=answers)
+                change = replace(change, replaced=(old,), answers=() if keep else answers_of(replaced))
                 change = replace(change, retires=(replaced.version,)) if keep else replace(change, forgets=(replaced.version,))
             changes.append(change)
         return changes
@@ -233,9 +234,8 @@ class EpisodicMemory:
         if old.until:
             raise FactNotFound(fact.id)
         version = self.version + 1
-        fact = replace(fact, version=version, answer="")
-        answers = (old.answer,) if old.answer else ()
-        return Change(version, "write", self._register.page_of(fact.id), fact, (old.version,), replaced=(fact.id,), answers=answers)
+        fact, page = replace(fact, version=version, answer=""), self._register.page_of(fact.id)
+        return Change(version, "write", page, fact, (old.version,), replaced=(fact.id,), answers=answers_of(old))
 
     def plan_forget(self, fact_id: str) -> Change:
         """The change that forgets a fact, be it current or history. Raises FactNotFound."""
@@ -246,11 +246,17 @@ class EpisodicMemory:
             self._register.page_of(fact_id),
             forgets=(fact.version,),
             replaced=(fact_id,),
-            answers=(fact.answer,) if fact.answer else (),
+            answers=answers_of(fact),
         )
 
-    def apply(self, changes: Sequence[Change]) -> float:
-        """Make the committed changes of one block; returns the greatest residual of what they forgot.
+    def apply(self, changes: Sequence[Change], *, measure: bool = True) -> float:
+        """Make the committed changes of one block.
+
+        Args:
+            measure: the residual of each forget, and of what a write removes from a page that is solved.
+
+        Returns:
+            The greatest residual.
 
         Raises:
             VersionConflict: they do not follow this memory's version.
@@ -258,9 +264,10 @@ class EpisodicMemory:
         if changes[0].version <= self.version:
             raise VersionConflict(self.version, changes[0].version - 1)
         residuals = []
-        for index, own in _by_page(changes).items():
+        for index, own in by_page(changes).items():
             sheet = self._sheets.get(index) or Sheet(Page(self.settings, self.dim, device=self.device))
-            self._sheets[index], residual = self._after(sheet, own)
+            self._sheets[index], residual = self._after(sheet, own, measure)
+            self._room.note(index, len(self._sheets[index].ids))
             residuals.append(residual)
             for change in own:
                 self._account(change, index)
@@ -280,13 +287,16 @@ class EpisodicMemory:
         if change.fact is not None:
             self._register.add(change.fact, index)
 
-    def _after(self, sheet: Sheet, changes: Sequence[Change]) -> tuple[Sheet, float]:
+    def _after(self, sheet: Sheet, changes: Sequence[Change], measure: bool) -> tuple[Sheet, float]:
         """The sheet after a block's changes of its page."""
         page, ids, residual = sheet.page, sheet.ids, 0.0
         if any(change.forgets or change.retires for change in changes):
             # Solved afresh even if the fact is unknown: it may be gone from the log that is replayed.
             gone = {self._register.written_by(version) for change in changes for version in (*change.forgets, *change.retires)}
-            page, residual = page.without([row for row, fact_id in enumerate(ids) if fact_id in gone])
+            rows = [row for row, fact_id in enumerate(ids) if fact_id in gone]
+            page = sheet.page.without(rows)
+            if measure and (sheet.page.solved or any(change.kind == "forget" for change in changes)):
+                residual = sheet.page.distance(rows, page)
             ids = tuple(fact_id for fact_id in ids if fact_id not in gone)
         facts = [change.fact for change in changes if change.fact is not None]
         if len(facts) >= SOLVE_AT:
@@ -336,7 +346,7 @@ class EpisodicMemory:
         )
 
     def _decide(self, queries: Sequence[Query], exclude: Collection[str], threshold: float | None) -> list[ScopeDecision]:
-        left = len(self) - len(set(exclude))
+        left = len(self) - sum(is_current(self.get(fact_id)) for fact_id in set(exclude))
         keys = torch.stack([query.key for query in queries])
         nearest = self._register.nearest(keys, self.scope.candidates + len(set(exclude)))
         decisions = []
@@ -353,7 +363,7 @@ class EpisodicMemory:
         """A fact's page and the ids of its rows, solved without the excluded facts."""
         sheet = self._sheets[self._register.page_of(fact_id)]
         rows = [row for row, found in enumerate(sheet.ids) if found in exclude]
-        page = sheet.page.without(rows)[0] if rows else sheet.page
+        page = sheet.page.without(rows) if rows else sheet.page
         return page, [found for found in sheet.ids if found not in exclude]
 
     def recall(self, fact_id: str) -> torch.Tensor:
@@ -384,10 +394,3 @@ class EpisodicMemory:
             for fact in (*map(self._register.get, sheet.ids), *self._register.history_of(index)):
                 digest.update(pack(fact))
         return digest.hexdigest()
-
-
-def _by_page(changes: Sequence[Change]) -> dict[int, list[Change]]:
-    found: dict[int, list[Change]] = defaultdict(list)
-    for change in changes:
-        found[change.page].append(change)
-    return found

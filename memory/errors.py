@@ -45,6 +45,13 @@ class AnswerExists(MemoryError_):
     """Another request with this Idempotency-Key has been answered meanwhile; nothing was written."""
 
 
+class AnswerSpent(MemoryError_):
+    """The fact that was taught with this Idempotency-Key has been replaced or forgotten since."""
+
+    def __init__(self) -> None:
+        super().__init__("the fact that was taught with this Idempotency-Key has been replaced or forgotten; nothing was written")
+
+
 class StoreUnavailable(MemoryError_):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

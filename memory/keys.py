@@ -7,6 +7,7 @@
     larimar:{tenant}:parts        hash; <n>:<token>:<i> -> a part of a page's bytes, under 1 MiB
     larimar:{tenant}:data-keys    hash; version -> data key of the fact written by it; unused where keys lie in files
     larimar:{tenant}:answers      hash; digest of an Idempotency-Key -> the sealed answer
+    larimar:{tenant}:spent        sorted set; digest of an Idempotency-Key whose fact was replaced or forgotten, by when it was used
     larimar:{tenant}:lease        string; the token of who may write a snapshot, with an expiry
     larimar:{tenant}:fence        string; the last token given
     larimar:{tenant}:turn         string; the writer whose commit comes next, with an expiry
@@ -64,6 +65,10 @@ class Keys:
         return self._named("answers")
 
     @property
+    def spent(self) -> str:
+        return self._named("spent")
+
+    @property
     def lease(self) -> str:
         return self._named("lease")
 
@@ -78,7 +83,7 @@ class Keys:
     @property
     def all(self) -> list[str]:
         """Log and pages first."""
-        return [self.log, self.pages, self.parts, self.data_keys, self.answers, self.lease, self.fence, self.turn]
+        return [self.log, self.pages, self.parts, self.data_keys, self.answers, self.spent, self.lease, self.fence, self.turn]
 
 
 LOGS = "larimar:{*}:log"  # pattern of every tenant's log

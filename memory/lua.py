@@ -49,19 +49,20 @@ return {0}
 
 COMMITTED, REPEATED, CONFLICT, LOST, FENCED, ANSWERED = 0, 1, 2, 3, 4, 5
 
-# KEYS: log, pages, data keys, answers, turn. ARGV: first version, nonce, number of entries, the fields of each; lists of data
-# keys to set and delete, and of answers to set and delete; the writer. Entry i takes the version first + i - 1. Returns {COMMITTED},
+# KEYS: log, pages, data keys, answers, turn, spent. ARGV: first version, nonce, number of entries, the fields of each; lists of
+# data keys to set and delete, of answers to set and delete, and of the time before which what is spent goes and what is spent now,
+# name and time; the writer. Entry i takes the version first + i - 1. Returns {COMMITTED},
 # {REPEATED} (this very commit came through before), {CONFLICT, last version, whether the version's entry is still
-# there}, {LOST} (there are pages, so there was a log) or {ANSWERED} (there is an answer of this name already).
+# there}, {LOST} (there are pages, so there was a log) or {ANSWERED} (there is an answer of this name already, or it is spent).
 COMMIT = (
     _SHARED
     + """
 local version, nonce = take(), take()
 local entries = {}
 for i = 1, tonumber(take()) do entries[i] = take_list() end
-local set_keys, del_keys, set_answers, del_answers = take_list(), take_list(), take_list(), take_list()
-local keys, answers = KEYS[3], KEYS[4]
-if not (has_type(keys, 'hash') and has_type(answers, 'hash')) then
+local set_keys, del_keys, set_answers, del_answers, spent_now = take_list(), take_list(), take_list(), take_list(), take_list()
+local keys, answers, spent, before = KEYS[3], KEYS[4], KEYS[6], spent_now[1]
+if not (has_type(keys, 'hash') and has_type(answers, 'hash') and has_type(spent, 'zset')) then
   return redis.error_reply('WRONGTYPE a key of this tenant is not what the store wrote')
 end
 local id = version .. '-0'
@@ -84,13 +85,16 @@ end
 local turn, writer = redis.call('GET', KEYS[5]), take()
 if turn == writer then redis.call('DEL', KEYS[5]) elseif turn then return {2, last, 1} end
 for i = 1, #set_answers, 2 do
-  if redis.call('HEXISTS', answers, set_answers[i]) == 1 then return {5} end
+  local used = redis.call('ZSCORE', spent, set_answers[i])
+  if redis.call('HEXISTS', answers, set_answers[i]) == 1 or (used and tonumber(used) > tonumber(before)) then return {5} end
 end
 for i = 1, #entries do redis.call('XADD', log, (version + i - 1) .. '-0', 'nonce', nonce, unpack(entries[i])) end
 for i = 1, #set_keys, 2 do redis.call('HSET', keys, set_keys[i], set_keys[i + 1]) end
 for i = 1, #del_keys do redis.call('HDEL', keys, del_keys[i]) end
 for i = 1, #set_answers, 2 do redis.call('HSET', answers, set_answers[i], set_answers[i + 1]) end
 for i = 1, #del_answers do redis.call('HDEL', answers, del_answers[i]) end
+for i = 2, #spent_now, 2 do redis.call('ZADD', spent, spent_now[i + 1], spent_now[i]) end
+if #spent_now > 1 then redis.call('ZREMRANGEBYSCORE', spent, '-inf', before) end
 return {0}
 """
 )

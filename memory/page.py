@@ -165,24 +165,26 @@ class Page:
             self._codes[row, : len(code)] = code.to(self._codes)
         self.widths += [len(c) for c in codes]
 
-    def without(self, rows: Sequence[int]) -> tuple[Page, float]:
-        """A new page without these rows, and the residual of forgetting.
-
-        The rows are removed in one shot. The result is then compared with a page solved afresh
-        from the remaining facts, and the fresh one is returned: its bits depend on the remaining facts alone, so nothing
-        of a forgotten fact is left, not even in the rounding. The residual is the relative distance of the two matrices; 0
-        for a page that was not solved yet.
-        """
+    def without(self, rows: Sequence[int]) -> Page:
+        """A new page without these rows. It will be solved afresh from the remaining facts: its bits depend on those alone, so
+        nothing of a forgotten fact is left, not even in the rounding."""
         kept = [row for row in range(len(self)) if row not in set(rows)]
         width = max((self.widths[row] for row in kept), default=0)
         fresh = Page(self.settings, self.dim, width, self.device)
         fresh._keys[: len(kept)] = self.keys[kept]
         fresh._codes[: len(kept)] = self.codes[kept][:, :width]
         fresh.widths = [self.widths[row] for row in kept]
-        if not kept or not rows or not self.solved:
-            return fresh, 0.0
-        _, matrix = self.addressing.forget(self.inverse, self.matrix, rows, self.keys, self.codes)
-        return fresh, algebra.relative(matrix[:, :width], fresh.matrix)
+        return fresh
+
+    def distance(self, rows: Sequence[int], fresh: Page) -> float:
+        """The residual of forgetting: these rows are removed in one shot, and the relative distance is that of the matrix then
+        from the one of `fresh`, `without` them. Solves both pages unless they are."""
+        if not len(fresh):
+            return 0.0
+        matrix = self.matrix
+        if rows:
+            _, matrix = self.addressing.forget(self.inverse, matrix, rows, self.keys, self.codes)
+        return algebra.relative(matrix[:, : fresh.width], fresh.matrix)
 
     def read(self, key: Tensor) -> Readout:
         """The posterior at a query key (D,).

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from memory.room import Room
 
 
 class Placement:
     """Places the new facts of one block, one after the other.
 
     A fact goes to the page of its nearest neighbour, so that facts that interfere are solved together, while that page
-    has room; else to the last page, else to a new one.
+    has room; else to the first page with room, and to a new one only where all are full: a tenant has no more pages than the
+    most facts it ever held fill. Only the writer places; who replays its log finds the page there.
 
     Args:
         keys: (B, D) of the block's facts.
         neighbours: for each the page of its nearest stored fact and their similarity; None in an empty memory.
-        rows: how many facts each page holds.
-        slots: how many a page may hold.
+        room: on the pages before the block.
     """
 
-    def __init__(
-        self, keys: Tensor, neighbours: Sequence[tuple[int, float] | None], rows: Mapping[int, int], slots: int
-    ) -> None:
-        self._neighbours, self._rows, self._slots = neighbours, dict(rows), slots
+    def __init__(self, keys: Tensor, neighbours: Sequence[tuple[int, float] | None], room: Room) -> None:
+        self._neighbours, self._room = neighbours, room
         self._among = torch.tril(keys @ keys.T + 2.0, diagonal=-1)  # (B, B) above zero for earlier facts only
         self._pages: list[int] = []
+        self._added = Counter[int]()
+        self._open = room.pages()
+        self._first = next(self._open)
 
     def next(self, superseded: int | None) -> int:
         """The page of the next fact; one that supersedes another takes its place."""
         page = superseded if superseded is not None else self._free(self._nearest(len(self._pages)))
         self._pages.append(page)
         if superseded is None:
-            self._rows[page] = self._rows.get(page, 0) + 1
+            self._added[page] += 1
         return page
 
     def _nearest(self, fact: int) -> int | None:
@@ -45,8 +49,11 @@ class Placement:
         return None if stored is None else stored[0]
 
     def _free(self, wanted: int | None) -> int:
-        last = max(self._rows, default=0)
-        for page in (wanted, last):
-            if page is not None and self._rows.get(page, 0) < self._slots:
-                return page
-        return last + 1
+        if wanted is not None and self._has_room(wanted):
+            return wanted
+        while not self._has_room(self._first):
+            self._first = next(self._open)
+        return self._first
+
+    def _has_room(self, page: int) -> bool:
+        return self._added[page] < self._room.free(page)

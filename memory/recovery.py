@@ -25,6 +25,8 @@ _ENTRIES = 256  # read at a time: about 2 MB
 _KEYS = 4096  # read at a time
 _ATTEMPTS = 5
 DataKeys = Mapping[int, Mapping[bytes, DataKey]]  # version -> key id -> data key
+SealedPages = Mapping[int, tuple[Manifest, Sequence[tuple[int, bytes]]]]  # index -> manifest, and its facts' versions and records
+Entries = Sequence[tuple[Change, bytes | None]]  # changes and their sealed facts
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ class Recovery:
         return self._link.near(self._keys.log)
 
     async def recover(self) -> Recovered:
-        """Pages first, then the log up to the version it had before, then data keys; all over again when a snapshot was
-        taken or something forgotten meanwhile.
+        """Pages first, then the log, then data keys; all over again if what was to be read is taken away meanwhile, by a drop
+        or by two snapshots.
 
         Raises:
             StoreCorrupt, FingerprintMismatch, StoreUnavailable
@@ -96,26 +98,33 @@ class Recovery:
             survey = await self._survey()
             if survey is None:
                 return Recovered()
-            pages, repaired = await self._pages(survey)
-            start = min([survey.floor, *(pages[page][0].covered if page in pages else 0 for page in repaired)])
-            entries = await self._entries(start, survey.version)
-            versions = [version for _, records in pages.values() for version, _ in records]
-            versions += [change.version for change, sealed in entries if sealed is not None]
-            data_keys = await self.data_keys(versions)
-            after = await self._survey()
-            if after is None or after.floor != survey.floor:
-                continue
-            self._check_gaps(survey, start, [change.version for change, _ in entries])
-            recovered = await asyncio.to_thread(self._open, pages, entries, data_keys, survey.version)
-            recovered.repaired.update(repaired)
-            lost = _alive(pages, entries) - recovered.alive()
-            if not lost:
-                return recovered
-            if after.version == survey.version:
-                raise StoreCorrupt(
-                    self._keys.tenant, f"the data keys of {len(lost)} facts are missing, the first that of version {min(lost)}"
-                )
+            try:
+                return await self._recovered(survey)
+            except StoreCorrupt:
+                after = await self._survey()
+                if after is not None and after.floor == survey.floor:
+                    raise
         raise StoreUnavailable(f"others changed tenant {self._keys.tenant} during each of {_ATTEMPTS} attempts to load it")
+
+    async def _recovered(self, survey: _Survey) -> Recovered:
+        """What there was at the survey. Where data keys are missing, the log is read on to its end: what was forgotten while
+        the keys were read is named there, and nothing else may be missing."""
+        pages, repaired = await self._pages(survey)
+        start = min([survey.floor, *(pages[page][0].covered if page in pages else 0 for page in repaired)])
+        version, entries = survey.version, await self._entries(start, survey.version)
+        self._check_gaps(start, version, entries)
+        data_keys = dict(await self.data_keys([*_stored(pages), *_written(entries)]))
+        while lost := await asyncio.to_thread(_lost, pages, entries, data_keys):
+            more = await self._entries(version, None)
+            self._check_gaps(version, version + len(more), more)
+            if lost := lost - {gone for change, _ in more for gone in change.forgets}:
+                reason = f"the data keys of {len(lost)} facts are missing, the first that of version {min(lost)}"
+                raise StoreCorrupt(self._keys.tenant, reason)
+            data_keys |= await self.data_keys(_written(more))
+            version, entries = version + len(more), entries + more
+        recovered = await asyncio.to_thread(self._open, pages, entries, data_keys, version)
+        recovered.repaired.update(repaired)
+        return recovered
 
     async def follow(self, version: int) -> list[Change] | None:
         """The changes after `version`; None if the log does not reach back so far.
@@ -223,10 +232,10 @@ class Recovery:
             raise StoreCorrupt(self._keys.tenant, f"its {name.decode()} is {raw[:40]!r}, wanted a version")
         return int(raw)
 
-    def _check_gaps(self, survey: _Survey, start: int, versions: Sequence[int]) -> None:
-        wanted = range(start + 1, survey.version + 1)
-        if list(versions) != list(wanted):
-            missing = sorted(set(wanted) - set(versions))
+    def _check_gaps(self, after: int, last: int, entries: Entries) -> None:
+        found, wanted = [change.version for change, _ in entries], range(after + 1, last + 1)
+        if found != list(wanted):
+            missing = sorted(set(wanted) - set(found))
             raise StoreCorrupt(self._keys.tenant, f"{len(missing)} changes are missing in its log, the first is version {missing[0]}")
 
     async def _pages(self, survey: _Survey) -> tuple[dict[int, tuple[Manifest, list[tuple[int, bytes]]]], dict[int, str]]:
@@ -310,13 +319,7 @@ class Recovery:
         except CorruptRecord as error:
             raise StoreCorrupt(self._keys.tenant, str(error)) from error
 
-    def _open(
-        self,
-        pages: Mapping[int, tuple[Manifest, list[tuple[int, bytes]]]],
-        entries: Sequence[tuple[Change, bytes | None]],
-        data_keys: DataKeys,
-        version: int,
-    ) -> Recovered:
+    def _open(self, pages: SealedPages, entries: Entries, data_keys: DataKeys, version: int) -> Recovered:
         stored = {}
         for page, (manifest, records) in pages.items():
             facts = (self._fact(version, sealed, data_keys) for version, sealed in records)
@@ -342,12 +345,19 @@ def _version_of(info: Mapping[Any, Any]) -> int:
     return int(cast("bytes", info["last-generated-id"]).partition(b"-")[0])
 
 
-def _alive(
-    pages: Mapping[int, tuple[Manifest, Sequence[tuple[int, bytes]]]], entries: Sequence[tuple[Change, bytes | None]]
-) -> set[int]:
-    """The versions whose facts must be readable: written, and not forgotten by a later change."""
-    found = {version for _, records in pages.values() for version, _ in records}
-    for change, sealed in entries:
-        if sealed is not None:
-            found.add(change.version)
-    return found - {version for change, _ in entries for version in change.forgets}
+def _stored(pages: SealedPages) -> list[int]:
+    """The versions whose facts are in pages."""
+    return [version for _, records in pages.values() for version, _ in records]
+
+
+def _written(entries: Entries) -> list[int]:
+    """The versions whose facts are in log entries."""
+    return [change.version for change, sealed in entries if sealed is not None]
+
+
+def _lost(pages: SealedPages, entries: Entries, data_keys: DataKeys) -> set[int]:
+    """The versions whose facts must be readable, as no later change forgets them, and of which no record has its data key."""
+    records = [found for _, page in pages.values() for found in page]
+    records += [(change.version, sealed) for change, sealed in entries if sealed is not None]
+    readable = {version for version, sealed in records if record.key_id(sealed) in data_keys.get(version, {})}
+    return {version for version, _ in records} - readable - {gone for change, _ in entries for gone in change.forgets}

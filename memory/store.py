@@ -6,16 +6,18 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from redis.asyncio.retry import Retry
 
 from memory import keys as names
 from memory import lua, record
+from memory.answer import KEPT_S, spent
 from memory.change import Change
 from memory.cluster import Client, close, ready, servers
 from memory.commit import Commit, CommitUnknown
 from memory.durability import Durability, Level
+from memory.errors import AnswerSpent
 from memory.fact import Fact
 from memory.keys import Keys
 from memory.link import Link
@@ -135,7 +137,7 @@ class RedisStore:
 
         Raises:
             VersionConflict: another writer took this version; nothing is written.
-            AnswerExists: there is an answer for this key; nothing is written.
+            AnswerExists: there is an answer for this key, or was and its fact is gone; nothing is written.
             StoreCorrupt: the store has less than the memory had: it lost data, or is an older copy.
             CommitUnknown: it may or may not be written, see there. (A cancelled commit is as unknown.)
             StoreUnavailable: otherwise, and then nothing is written.
@@ -144,7 +146,8 @@ class RedisStore:
         data_keys = {change.version: DataKey.new() for change in changes if change.fact is not None}
         entries = await asyncio.to_thread(_entries, tenant, changes, data_keys, fingerprint)
         forgotten = [version for change in changes for version in change.forgets]
-        lists: list[list[str | bytes]] = [[], [], [], [name for change in changes for name in change.answers]]
+        ended: list[str | bytes] = [name for change in changes for name, _ in change.answers]
+        lists: list[list[str | bytes]] = [[], [], [], ended, spent(changes)]
         if answer is not None:
             name, content = answer
             sealed = data_keys[changes[0].version].seal(tenant, changes[0].version, content)
@@ -154,7 +157,7 @@ class RedisStore:
         else:
             lists[0] = [part for version, key in data_keys.items() for part in (str(version), key.raw)]
             lists[1] = [str(version) for version in forgotten]
-        scripted = [keys.log, keys.pages, keys.data_keys, keys.answers, keys.turn]
+        scripted = [keys.log, keys.pages, keys.data_keys, keys.answers, keys.turn, keys.spent]
         await Commit(self._link, scripted, changes[0].version, entries, lists, self._writer).run(tenant)
         if self._vault is not None and forgotten:
             await asyncio.to_thread(self._vault.erase, tenant, forgotten)
@@ -169,18 +172,24 @@ class RedisStore:
         await self._link.call(ask, tenant=tenant, hurry=True)
 
     async def answer(self, tenant: str, name: str) -> bytes | None:
-        """What was answered under the digest of an Idempotency-Key; None if nothing was, or its fact is forgotten.
+        """What was answered under the digest of an Idempotency-Key; None if nothing was.
 
         Raises:
+            AnswerSpent: something was, and its fact is replaced or forgotten since.
             CorruptRecord: it is damaged.
         """
         keys = Keys(tenant)
 
-        async def get() -> bytes | None:
-            return cast("bytes | None", await self._link.near(keys.answers).hget(keys.answers, name))
+        async def get() -> list[Any]:
+            async with self._link.near(keys.answers).pipeline(transaction=False) as pipe:
+                pipe.hget(keys.answers, name)
+                pipe.zscore(keys.spent, name)
+                return await pipe.execute()
 
-        raw = await self._link.call(get, tenant=tenant, hurry=True)
+        raw, used = await self._link.call(get, tenant=tenant, hurry=True)
         if raw is None:
+            if used is not None and used > time.time() - KEPT_S:
+                raise AnswerSpent
             return None
         number, _, sealed = raw.partition(b":")
         version = int(number)

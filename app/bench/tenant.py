@@ -89,7 +89,7 @@ async def measure(count: int, repeats: int, step: Callable[[int], None]) -> dict
             gone = known[:: max(1, len(known) // repeats)][:repeats]
             forgets, residuals = [], []
             for fact_id in gone:
-                await tenants.worker.run(memory.recall, fact_id)  # a page that is not solved yet would be forgotten from for less
+                await tenants.worker.run(memory.recall, fact_id)  # a page that is not solved yet is solved first
                 began = time.perf_counter()
                 residuals.append((await tenants.forget(TENANT, fact_id)).residual)
                 forgets.append(1e3 * (time.perf_counter() - began))

@@ -75,9 +75,9 @@ async def teach(
 ) -> FactWritten | list[BulkLine]:
     """Write one fact in one shot. It is durable when this answers; the same prompt again supersedes the old fact.
 
-    The same request with the same Idempotency-Key within 24 hours gives the same answer, not a second fact. Of a list, what
-    can be written is; the status is then 201, or 207 where some were refused, each by its number. A text is a list of its
-    sentences.
+    The same request with the same Idempotency-Key within 24 hours gives the same answer, not a second fact; once the fact is
+    superseded, changed or forgotten it is refused with 409 `idempotency_key_spent`. Of a list, what can be written is; the
+    status is then 201, or 207 where some were refused, each by its number. A text is a list of its sentences.
     """
     if isinstance(body, TextIn) and not (body := facts_of(body)):
         raise EmptyText("text")

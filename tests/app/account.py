@@ -35,6 +35,7 @@ class Account:
     Attributes:
         entries: by id, history included.
         answers: by Idempotency-Key, what was asked and the answer that was given.
+        spent: the keys of which the fact is gone.
         max_facts: that there may be, history included.
     """
 
@@ -42,6 +43,7 @@ class Account:
     version: int = 0
     entries: dict[str, Entry] = field(default_factory=dict)
     answers: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
+    spent: set[str] = field(default_factory=set)
 
     def current(self) -> list[Entry]:
         return [entry for entry in self.entries.values() if not entry.until]
@@ -89,8 +91,10 @@ class Account:
             self.version += 1
         self.entries.clear()
         self.answers.clear()
+        self.spent.clear()
 
     def _remove(self, fact_id: str) -> Entry:
         entry = self.entries.pop(fact_id)
-        self.answers.pop(entry.key, None)
+        if self.answers.pop(entry.key, None) is not None:
+            self.spent.add(entry.key)
         return entry

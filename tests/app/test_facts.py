@@ -57,8 +57,28 @@ def test_the_same_key_and_body_is_one_fact(one: httpx.Client) -> None:
     other = teach(one, "The gate code is", "9999", key)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
     assert ids(one) == [first["id"]]
-    one.delete(f"/facts/{first['id']}")
-    assert teach(one, "The gate code is", "9999", key).status_code == 201  # its record was erased with the fact
+
+
+@pytest.mark.parametrize("end", ["superseded", "patched", "forgotten", "expired"])
+def test_a_late_repetition_changes_nothing(one: httpx.Client, end: str) -> None:
+    key = {"Idempotency-Key": f"late-{end}"}
+    more = {"ttl_s": 0.2} if end == "expired" else {}
+    first = teach(one, "The gate code is", "1234", key, **more).json()
+    if end == "superseded":
+        assert teach(one, "The gate code is", "5678").json()["supersedes"] == [first["id"]]
+    elif end == "patched":
+        assert one.patch(f"/facts/{first['id']}", json={"target": "5678"}).status_code == 200
+    elif end == "forgotten":
+        assert one.delete(f"/facts/{first['id']}").status_code == 200
+    else:
+        time.sleep(1.5)
+    before = one.get("/facts").json()
+    assert [fact["target"] for fact in before["facts"]] == (["5678"] if end in ("superseded", "patched") else [])
+    late = teach(one, "The gate code is", "1234", key, **more)
+    assert (late.status_code, late.json()["code"]) == (409, "idempotency_key_spent")
+    assert one.get("/facts").json() == before
+    anew = {"Idempotency-Key": f"anew-{end}"}
+    assert teach(one, "The gate code is", "1234", anew).status_code == 201
 
 
 def test_many_at_once_with_the_same_key_are_one_fact(one: httpx.Client) -> None:

@@ -170,6 +170,9 @@ class Conversation(RuleBasedStateMachine):
         def ask() -> httpx.Response:
             return self.ask(tenant, "POST", "/facts", body, headers)
 
+        if key in account.spent:
+            self.refused(Refused(409, "idempotency_key_spent"), ask)
+            return
         if key in account.answers:
             known, answered = account.answers[key]
             if known != meant(body):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from hypothesis import strategies as st
 
 from app.errors import TenantFull, VersionNotReached
 from app.expiry import Expiry
+from app.idempotency import Idempotency
 from app.memories import FOLLOW_S
+from app.schemas import FactIn
+from app.service import Request, excluded
 from app.tenant import Committed
 from app.tenants import Tenants
-from memory.errors import DuplicateId, FactNotFound, StoreUnavailable
+from memory.errors import AnswerExists, AnswerSpent, DuplicateId, FactNotFound, StoreUnavailable
 from memory.fact import Fact
 from memory.keys import Keys, tenant_of
 from memory.query import Query
@@ -94,6 +98,48 @@ async def test_two_servers_at_once(server: Server) -> None:
         assert memories[0].checksum() == memories[1].checksum()
     async with holding(server.url) as third:
         assert (await third.get("both")).memory.version == memories[0].version
+
+
+async def test_who_may_speak_is_decided_on_the_memory_that_is_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memory.episodic.LEAST_WEIGHT", 0.0)  # so that all who may are seen to
+    async with holding(server.url) as tenants:
+        await tenants.write_many("past", [fact("a", "prompt"), fact("b")])
+        await tenants.write("past", fact("newer", "prompt", "another"), on_conflict="version")
+        await tenants.write("past", fact("d"))
+
+        async def spoke(version: int | None, **named: list[str]) -> set[str]:
+            exclude = partial(excluded, Request("", **named))  # type: ignore[arg-type]
+            reading, _ = await tenants.read("past", [Query("prompt", drawn("prompt", DIM))], exclude, as_of=version)
+            await tenants.bridges("past", [Query("prompt", drawn("prompt", DIM))], exclude, as_of=version)
+            return {fact_id for fact_id, _ in reading.facts}
+
+        assert await spoke(2) == {"a", "b"} and await spoke(None) == {"newer", "b", "d"}
+        assert await spoke(2, include_only=["a"]) == {"a"}
+        assert await spoke(2, include_only=["b"]) == {"b"}  # not what is history now and was current then
+        assert await spoke(2, exclude=["a"]) == {"b"}
+        assert await spoke(None, include_only=["d"]) == {"d"}
+        for named in ({"exclude": ["d"]}, {"include_only": ["a", "d"]}):
+            with pytest.raises(FactNotFound, match="'d'"):
+                await spoke(2, **named)
+
+
+async def test_a_key_stays_spent_through_snapshots_and_on_other_servers(server: Server) -> None:
+    once = Idempotency.of("spent", "K1", FactIn(prompt="prompt of k", target="t"))
+    async with holding(server.url) as tenants:
+        await tenants.write("spent", replace(fact("k"), created_at=time.time()), answer=once.answer)
+        assert (written := await once.recall(tenants.store, "spent")) is not None and written.id == "k"
+        await tenants.snapshot()
+    async with holding(server.url) as tenants:
+        await tenants.write("spent", fact("newer", "prompt of k", "another"))
+        await tenants.snapshot()
+    async with holding(server.url) as tenants:
+        with pytest.raises(AnswerSpent):
+            await once.recall(tenants.store, "spent")
+        with pytest.raises(AnswerExists):  # who asked before it was spent and writes after
+            await tenants.write("spent", fact("again", "prompt of k"), answer=once.answer)
+        assert [f.id for f in (await tenants.fresh("spent")).facts()] == ["newer"]
+        await tenants.drop("spent")
+        assert await once.recall(tenants.store, "spent") is None
 
 
 async def test_an_evicted_memory_comes_back(server: Server) -> None:

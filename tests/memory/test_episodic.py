@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -152,6 +152,7 @@ def test_replay_without_what_was_forgotten_equals_the_live_memory(
     assert again.checksum() == live.checksum()
     assert [f.id for f in again.facts(limit=1000)] == [f.id for f in live.facts(limit=1000)]
     assert all(sheet.page.residual() < 1e-9 for sheet in live._sheets.values())
+    assert again.plan_write(named(40)).page == live.plan_write(named(40)).page
 
 
 def test_history_is_kept_out_of_the_pages_and_can_be_asked() -> None:
@@ -185,6 +186,21 @@ def test_forgetting_keeps_nothing_in_the_live_structures(gone: int) -> None:
 
     assert not any(trace in held for trace in traces(gone))
     assert all(trace in held for trace in traces(2)[:5])
+
+
+def test_the_residual_of_a_forget_is_measured_whether_or_not_the_page_was_solved() -> None:
+    memory, disk = EpisodicMemory(DIM, SMALL, Scope()), Disk()
+    for seed in range(6):
+        memory.apply([memory.plan_write(fact(seed))])
+    disk.snapshot(memory)  # which has the pages solved anew
+    residuals = [memory.apply([memory.plan_forget("f0001")])]
+    loaded = EpisodicMemory.restore(DIM, SMALL, Scope(), pages=disk.pages, changes=[], version=6)
+    residuals.append(loaded.apply([loaded.plan_forget("f0001")]))
+    assert all(0 < residual < 1e-12 for residual in residuals)
+    followed = EpisodicMemory.restore(DIM, SMALL, Scope(), pages=disk.pages, changes=[], version=6)
+    followed.replay([followed.plan_forget("f0001")])
+    assert not followed._sheets[0].page.solved  # a replay compares nothing
+    assert memory.checksum() == loaded.checksum() == followed.checksum()
 
 
 def test_a_block_is_solved_at_once_and_reads_like_a_sequence() -> None:
@@ -248,6 +264,24 @@ def test_more_facts_than_slots_go_to_more_pages_and_all_are_read_back() -> None:
     for seed in range(50):
         reading = memory.read([Query(f"prompt {seed}", unit(seed))])
         assert reading.in_scope and reading.facts[0][0] == f"f{seed:04}"
+
+
+@given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=60), slots=st.integers(1, 5))
+@example(steps=[(True, 0), (True, 0), (False, 0), (True, 0)], slots=1)
+@settings(deadline=None, max_examples=50)
+def test_a_page_is_made_only_where_all_are_full(steps: list[tuple[bool, int]], slots: int) -> None:
+    """So the pages are no more than the most facts there ever were fill, whatever is written and forgotten."""
+    memory, most = EpisodicMemory(DIM, PageSettings(slots=slots), Scope()), 0
+    for number, (writes, size) in enumerate(steps):
+        held = [f.id for f in memory.facts(limit=1000)]
+        if writes:
+            facts = [replace(fact(seed, f"{number} {seed}"), id=f"{number:03}-{seed}") for seed in range(size % 7 + 1)]
+            memory.apply([change for change in memory.plan_block(facts) if isinstance(change, Change)])
+        elif held:
+            memory.apply([memory.plan_forget(held[size % len(held)])])
+        most = max(most, len(memory))
+        assert all(len(sheet.ids) <= slots for sheet in memory._sheets.values())
+        assert memory.pages <= -(-most // slots)
 
 
 def test_excluding_a_fact_reads_as_if_it_was_forgotten() -> None:

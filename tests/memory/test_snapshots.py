@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -14,6 +15,7 @@ from redis.asyncio import Redis
 from memory.connection import connect
 from memory.errors import FingerprintMismatch, StoreCorrupt, StoreUnavailable
 from memory.keys import Keys
+from memory.recovery import Recovery
 from memory.snapshot import PART_BYTES, Manifest, cut, join, split
 from memory.store import RedisStore
 from tests.memory.changes import MODEL, fact, fill, forget, plain, texts, write
@@ -156,6 +158,49 @@ class TestTaking:
             assert len(recovered.alive()) == recovered.version - 2 * forgotten
         await working
         assert loads > 3
+
+    async def test_a_load_goes_on_with_what_is_superseded_meanwhile(
+        self, store: RedisStore, tenant: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One attempt, whatever is forgotten after the log was read, and with a snapshot in between."""
+        await fill(store, tenant, 3)
+        await taken(store, tenant, 1, 2, 3)
+        for version in (4, 5):
+            await store.commit(tenant, write(version), fingerprint=MODEL)
+        superseding(monkeypatch, store, tenant, [[2, 5], [6], [7], [8], [9]], snapshot=True)
+        recovered = await store.load(tenant, MODEL)
+        assert (recovered.alive(), recovered.version) == ({1, 3, 4, 10}, 10)
+        readable = {fact.version for page in recovered.pages.values() for fact in page.facts}
+        readable |= {change.version for change in recovered.changes if change.fact is not None}
+        assert readable == recovered.alive()
+
+    async def test_a_lost_data_key_is_told_while_others_supersede(
+        self, store: RedisStore, client: Redis, tenant: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await fill(store, tenant, 4)
+        await client.hdel(Keys(tenant).data_keys, "3")
+        superseding(monkeypatch, store, tenant, [[2], *([version] for version in range(5, 50))])
+        with pytest.raises(StoreCorrupt, match="data keys of 1 facts are missing, the first that of version 3"):
+            await store.load(tenant, MODEL)
+
+
+def superseding(
+    monkeypatch: pytest.MonkeyPatch, store: RedisStore, tenant: str, rounds: list[list[int]], *, snapshot: bool = False
+) -> None:
+    """Each time that a load has read the log, a write forgets the next of these versions; the first may be followed by a snapshot."""
+    read, version = Recovery._entries, 0
+
+    async def then_superseded(self: Recovery, after: int, last: int | None) -> Any:
+        nonlocal version
+        found = await read(self, after, last)
+        if rounds:
+            first, version = not version, max(version, last or 0) + 1
+            await store.commit(tenant, write(version, forgets=rounds.pop(0)), fingerprint=MODEL)
+            if first and snapshot:
+                await taken(store, tenant, *range(1, version + 1), version=version)
+        return found
+
+    monkeypatch.setattr(Recovery, "_entries", then_superseded)
 
 
 class TestDamage:

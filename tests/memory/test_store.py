@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from memory.answer import KEPT_S
 from memory.connection import connect
-from memory.errors import AnswerExists, StoreCorrupt, StoreUnavailable, VersionConflict
+from memory.errors import AnswerExists, AnswerSpent, StoreCorrupt, StoreUnavailable, VersionConflict
 from memory.keys import Keys
 from memory.store import CommitUnknown, RedisStore
 from tests.memory.changes import MODEL, fact, fill, forget, plain, write
@@ -77,8 +79,27 @@ class TestCommit:
         with pytest.raises(AnswerExists):
             await store.commit(tenant, write(2), fingerprint=MODEL, answer=("digest", b"again"))
         assert (await store.load(tenant, MODEL)).version == 1
-        await store.commit(tenant, replace(forget(2, 1), answers=("digest",)), fingerprint=MODEL)
+
+    async def test_a_key_whose_fact_is_gone_is_spent_for_a_day(self, server: Server, store: RedisStore, client: Redis, tenant: str) -> None:
+        keys, now = Keys(tenant), time.time()
+        for version, name in enumerate(("digest", "older"), 1):
+            await store.commit(tenant, write(version), fingerprint=MODEL, answer=(name, b"the answer"))
+        gone = replace(forget(3, 1, 2), answers=(("digest", now - KEPT_S + 100), ("older", now - KEPT_S)))
+        await store.commit(tenant, gone, fingerprint=MODEL)
+        assert await client.hgetall(keys.answers) == {} and await client.zrange(keys.spent, 0, -1) == [b"digest"]
+        other = RedisStore(connect(server.url))
+        with pytest.raises(AnswerSpent):
+            await other.answer(tenant, "digest")
+        with pytest.raises(AnswerExists):
+            await other.commit(tenant, write(4), fingerprint=MODEL, answer=("digest", b"again"))
+        await other.close()
+        assert await store.answer(tenant, "older") is None
+        await client.zadd(keys.spent, {"digest": now - KEPT_S})
         assert await store.answer(tenant, "digest") is None
+        await store.commit(tenant, write(4), fingerprint=MODEL, answer=("digest", b"again"))
+        assert await store.answer(tenant, "digest") == b"again"
+        await store.commit(tenant, replace(forget(5, 4), answers=(("another", now),)), fingerprint=MODEL)
+        assert await client.zrange(keys.spent, 0, -1) == [b"another"]  # what is over goes with the next
 
     async def test_follow(self, store: RedisStore, tenant: str) -> None:
         changes = await fill(store, tenant, 5)
