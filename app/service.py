@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -226,7 +227,7 @@ class Service:
             EmptyText, PromptTooLong, FactNotFound (an excluded or included id), QueueFull
         """
         started = time.perf_counter()
-        asks = [asked_by(text) for text in asked.asks or [asked.prompt]] if asked.use != "off" else []
+        asks = [await asyncio.to_thread(asked_by, text) for text in asked.asks or [asked.prompt]] if asked.use != "off" else []
         sentences = tuple(dict.fromkeys(text for texts in asks for text in texts))
         prompt = Asked(asked.prompt, asked.sampling.max_new_tokens, sentences)
         with tracing.span("encode"):
