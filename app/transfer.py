@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import time
 from collections.abc import Iterator
 
@@ -34,10 +33,9 @@ def exported(memory: EpisodicMemory, tenant: str, fingerprint: str, *, codes: bo
 
 
 def saved(salvaged: Salvaged) -> Iterator[str]:
-    """What could be saved of a damaged memory, as lines that `larimar facts import` teaches again."""
+    """What could be saved of a damaged memory, as lines of an export: `larimar facts import` teaches them again."""
     for fact in sorted(salvaged.facts, key=lambda fact: fact.version):
-        line = {"id": fact.id, "prompt": fact.prompt, "target": fact.target, "metadata": dict(fact.metadata)}
-        yield json.dumps(line, ensure_ascii=False)
+        yield _line(fact, codes=False).model_dump_json(exclude_none=True)
 
 
 def _line(fact: Fact, codes: bool) -> Exported:
