@@ -9,7 +9,8 @@ from typing import Literal
 
 from app.keys import ApiKey
 
-Action = Literal["wrote", "superseded", "forgot", "read"]
+Action = Literal["wrote", "superseded", "forgot", "read", "exported", "erased"]
+ALL = "*"  # in place of a fact's id, which holds no star: the tenant as a whole
 _current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from app.errors import describe
+from app.exchange import note
 from app.fact_schemas import Exported, ExportHead, FactImport, ImportIn, ImportOutcome
 from app.service import Service
 from memory.episodic import EpisodicMemory
@@ -68,6 +69,8 @@ async def imported(service: Service, tenant: str, body: ImportIn) -> list[Import
         if isinstance(outcome, Exception):
             outcomes[place] = _refused(fact.id, outcome)
         else:
+            note("wrote", [fact.id])
+            note("superseded", outcome.change.replaced)
             outcomes[place] = ImportOutcome(id=fact.id, version=outcome.change.version)
     return [outcomes[place] for place in sorted(outcomes)]
 

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from app.deps import VERSION, Configured, Reader, Serving, Writer, within
 from app.errors import TenantNotFound
+from app.exchange import ALL, note
 from app.fact_schemas import ImportIn, ImportOut, TenantErased, TenantStats
 from app.routes.facts import REFUSED
 from app.schemas import Problem
@@ -69,6 +70,7 @@ async def erase(tenant: OwnWriter, response: Response, service: Serving, setting
     """Erase everything of a tenant, its data keys and its history included."""
     facts = len(await service.tenants.fresh(tenant))
     version = await within(settings, service.tenants.drop(tenant))
+    note("erased", [ALL])
     response.headers[VERSION] = str(version)
     return TenantErased(tenant=tenant, version=version, facts=facts, erased_at=time.time())
 
@@ -81,6 +83,7 @@ async def export(
 ) -> StreamingResponse:
     """All facts as JSON lines, after a line that says what they are. It is the memory at one version."""
     memory = await service.tenants.fresh(tenant)
+    note("exported", [ALL])
     lines = exported(memory, tenant, service.model.fingerprint, codes=codes)
 
     async def stream() -> AsyncIterator[str]:

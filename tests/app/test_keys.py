@@ -244,6 +244,26 @@ def test_the_audit_log_says_who_did_what_and_no_text(server: TestClient) -> None
     assert FACT["target"] not in json.dumps(entries) and key not in json.dumps(entries)
 
 
+def audited(client: TestClient, tenant: str) -> list[tuple[str, str]]:
+    """What was done to which fact of a tenant, oldest first."""
+    time.sleep(0.5)
+    found = client.get("/admin/audit", params={"limit": 10_000}, headers=bearer(client.app_state["admin"])).json()["entries"]
+    return [(entry["action"], entry["fact"]) for entry in found if entry["tenant"] == tenant]
+
+
+def test_moving_and_erasing_a_tenant_is_limited_and_audited(server: TestClient) -> None:
+    headers = bearer(make(server, "mover", "read", "write", facts="3/minute"))
+    lines = [FACT | {"id": f"m{n}", "prompt": f"the river of zor {n} is"} for n in range(3)]
+    assert server.post("/tenants/mover/import", json={"facts": lines[:2]}, headers=headers).json()["imported"] == 2
+    again = [lines[2], lines[0], lines[1] | {"id": "m9"}]  # one new, one taken, one in place of m1
+    assert server.post("/tenants/mover/import", json={"facts": again}, headers=headers).json()["imported"] == 2
+    assert server.post("/tenants/mover/import", json={"facts": lines}, headers=headers).status_code == 429
+    assert server.get("/tenants/mover/export", headers=headers).status_code == 200
+    assert server.delete("/tenants/mover", headers=headers).status_code == 200
+    wrote = [("wrote", "m0"), ("wrote", "m1"), ("wrote", "m2"), ("wrote", "m9"), ("superseded", "m1")]
+    assert audited(server, "mover") == [*wrote, ("exported", "*"), ("erased", "*")]
+
+
 def test_outside_loopback_a_server_without_keys_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="larimar keys create"), hosted(tmp_path, host="0.0.0.0"):
         pass
