@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from app.exchange import Exchange
 from app.metrics import Metrics
 from memory.cluster import Client, near
+from memory.link import reaching
 
 STREAM = "larimar:audit"
 WAITING = 10_000  # entries that may wait for the store
@@ -88,8 +89,9 @@ class AuditLog:
             await self.flush()
 
     async def export(self, after: str = "", limit: int = 1000) -> list[tuple[str, Entry]]:
-        """Entries in order, with their ids, from the one after `after` on."""
-        found: list[tuple[bytes, dict[bytes, bytes]]] = await near(self._client, STREAM).xrange(  # type: ignore[assignment]  # as decode_responses is off
-            STREAM, f"({after}" if after else "-", "+", count=limit
-        )
+        """Entries in order, with their ids, from the one after `after` on. Raises StoreUnavailable."""
+        with reaching("the audit log cannot be read"):
+            found: list[tuple[bytes, dict[bytes, bytes]]] = await near(self._client, STREAM).xrange(  # type: ignore[assignment]  # as decode_responses is off
+                STREAM, f"({after}" if after else "-", "+", count=limit
+            )
         return [(entry_id.decode(), Entry(**json.loads(fields[b"entry"]))) for entry_id, fields in found]

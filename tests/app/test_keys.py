@@ -13,7 +13,10 @@ import pytest
 from fastapi.testclient import TestClient
 from redis.asyncio import Redis
 
+from app.audit import AuditLog
+from app.errors import describe
 from app.keys import TABLE, ApiKey, KeyNotFound, KeyRing, digest
+from app.metrics import Metrics
 from memory.connection import connect
 from memory.embedded import EmbeddedValkey
 from memory.errors import StoreUnavailable
@@ -116,6 +119,26 @@ async def test_while_the_store_is_away_only_keys_seen_lately_are_known(client: R
     assert await ring.find(secret)
     with pytest.raises(StoreUnavailable):
         await ring.find(other)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "do",
+    [
+        lambda away: KeyRing(away).create("acme", ["read"]),
+        lambda away: KeyRing(away).list(),
+        lambda away: KeyRing(away).revoke("0" * 12),
+        lambda away: KeyRing(away).rotate("0" * 12, 60),
+        lambda away: AuditLog(away, Metrics(), keep=1).export(),
+    ],
+    ids=["create", "list", "revoke", "rotate", "audit"],
+)
+async def test_administration_without_the_store_is_told_so(do: Any, tmp_path: Path) -> None:
+    away = connect(f"unix://{tmp_path}/nothing.sock", timeout_s=0.2)
+    with pytest.raises(StoreUnavailable) as told:
+        await do(away)
+    assert describe(told.value).status == 503
+    await away.aclose()
 
 
 @pytest.mark.anyio
