@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
-from app.audit import AuditLog
+from app.audit import FLUSH_S, WAITING, AuditLog
 from app.errors import describe
+from app.exchange import Exchange
 from app.keys import TABLE, ApiKey, KeyNotFound, KeyRing, digest
 from app.metrics import Metrics
 from memory.connection import connect
@@ -139,6 +141,44 @@ async def test_administration_without_the_store_is_told_so(do: Any, tmp_path: Pa
         await do(away)
     assert describe(told.value).status == 503
     await away.aclose()
+
+
+def busy(events: int) -> Exchange:
+    exchange = Exchange("r", ApiKey("k", "t", ("write",)))
+    exchange.events.extend(("wrote", f"f{n}") for n in range(events))
+    return exchange
+
+
+@pytest.mark.anyio
+async def test_the_audit_log_waits_for_a_store_that_is_well(client: Redis) -> None:
+    """However much is done at once; and what a request does after its answer is recorded too."""
+    metrics = Metrics()
+    log, requests = AuditLog(client, metrics, keep=10**6), [busy(WAITING), busy(WAITING), busy(7)]
+    running = asyncio.create_task(log.run())
+    await asyncio.gather(*map(log.record, requests))
+    requests[0].events.append(("wrote", "late"))
+    await asyncio.sleep(3 * FLUSH_S)
+    running.cancel()
+    await log.close()
+    entries = [entry.fact for _, entry in await log.export(limit=10**6)]
+    assert len(entries) == 2 * WAITING + 8 and entries[-1] == "late" and entries.count("f3") == 3
+    assert metrics.registry.get_sample_value("larimar_audit_lost_total") == 0
+
+
+@pytest.mark.anyio
+async def test_the_audit_log_keeps_what_it_can_for_a_store_that_is_away(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Metrics()
+    log = AuditLog(client, metrics, keep=10**6)
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise ConnectionError
+
+    with monkeypatch.context() as lost:
+        lost.setattr(Pipeline, "execute", away)
+        await log.record(busy(WAITING + 5))
+        assert metrics.registry.get_sample_value("larimar_audit_lost_total") == 5
+    await log.flush()
+    assert len(await log.export(limit=10**6)) == WAITING
 
 
 @pytest.mark.anyio
