@@ -25,10 +25,10 @@ class Access:
     audit: AuditLog
 
     async def finish(self, exchange: Exchange) -> None:
-        """Count what a request spent and record what it did."""
+        """Record what a request did and count what it spent."""
+        await self.audit.record(exchange)
         if exchange.key is not None:
             await self.limits.spend(exchange.key, tokens=exchange.tokens, facts=exchange.wrote)
-        self.audit.record(exchange)
 
 
 def needs_key(settings: Settings) -> bool:

@@ -1,7 +1,10 @@
 """Who wrote, forgot or read which fact, and when. Never what it says.
 
-An append-only stream in the store. Entries are written in the background, many at a time: a kill of the server loses at
-most the last fraction of a second of them (the changes themselves are in the tenants' logs, and lose nothing).
+An append-only stream in the store. Entries are written in the background, many at a time. A request is recorded when its answer
+begins, and followed for what it does later (streams). While the store is well a request waits where there is no room, and a kill of
+the server loses the entries of its last fraction of a second and of answers that had not begun. While the store is away `WAITING`
+entries wait for it, and further ones are dropped and counted. A change that is committed after its request has got 504 is not
+recorded. (The changes themselves are in the tenants' logs, and lose nothing.)
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from weakref import WeakSet
 
 import structlog
 from redis.exceptions import RedisError
@@ -19,6 +23,7 @@ from redis.exceptions import RedisError
 from app.exchange import Exchange
 from app.metrics import Metrics
 from memory.cluster import Client, near
+from memory.link import reaching
 
 STREAM = "larimar:audit"
 WAITING = 10_000  # entries that may wait for the store
@@ -50,33 +55,61 @@ class AuditLog:
     def __init__(self, client: Client, metrics: Metrics, *, keep: int) -> None:
         self._client, self._metrics, self._keep = client, metrics, keep
         self._waiting: deque[Entry] = deque()
+        self._followed: WeakSet[Exchange] = WeakSet()  # those that may go on: streams, and what is committed though its client has gone
+        self._appending = asyncio.Lock()
+        self._well = True  # whether the store took the last entries
 
-    def record(self, exchange: Exchange) -> None:
-        """Take what a request did."""
-        if exchange.key is None:
-            return
+    async def record(self, exchange: Exchange) -> None:
+        """Take what a request did until now, and follow it for what it does yet. While the store is well this waits for room; while it
+        is not, what finds none is lost."""
         now, key = time.time(), exchange.key
-        for action, fact_id in exchange.events:
-            if len(self._waiting) >= WAITING:
-                self._metrics.audit_lost.inc()
+        self._followed.add(exchange)
+        while exchange.events and key is not None:
+            if self._full and self._well:
+                with suppress(RedisError, OSError):
+                    await self._make_room()
                 continue
-            self._waiting.append(Entry(now, key.id, key.tenant, action, fact_id, exchange.request_id))
+            action, fact_id = exchange.events.popleft()
+            if self._full:
+                self._metrics.audit_lost.inc()
+            else:
+                self._waiting.append(Entry(now, key.id, key.tenant, action, fact_id, exchange.request_id))
+
+    @property
+    def _full(self) -> bool:
+        return len(self._waiting) >= WAITING
+
+    async def _make_room(self) -> None:
+        async with self._appending:
+            if self._full and self._well:  # still, after the wait for others
+                await self._append()
 
     async def flush(self) -> None:
         """Append what waits. Raises RedisError or OSError, and then it still waits."""
         while self._waiting:
-            batch = [self._waiting[i] for i in range(min(256, len(self._waiting)))]
-            pipe = near(self._client, STREAM).pipeline(transaction=True)
-            for entry in batch:
-                pipe.xadd(STREAM, {"entry": json.dumps(asdict(entry))}, maxlen=self._keep, approximate=True)
+            async with self._appending:
+                await self._append()
+
+    async def _append(self) -> None:
+        batch = [self._waiting[i] for i in range(min(256, len(self._waiting)))]
+        pipe = near(self._client, STREAM).pipeline(transaction=True)
+        for entry in batch:
+            pipe.xadd(STREAM, {"entry": json.dumps(asdict(entry))}, maxlen=self._keep, approximate=True)
+        try:
             await pipe.execute()
-            for _ in batch:
-                self._waiting.popleft()
+        except (RedisError, OSError):
+            self._well = False
+            raise
+        self._well = True
+        for _ in batch:
+            self._waiting.popleft()
 
     async def run(self) -> None:
         """Flush again and again, until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_S)
+            for exchange in tuple(self._followed):
+                await self.record(exchange)
             try:
                 await self.flush()
             except (RedisError, OSError) as error:
@@ -84,12 +117,15 @@ class AuditLog:
 
     async def close(self) -> None:
         """A last flush."""
+        for exchange in tuple(self._followed):
+            await self.record(exchange)
         with suppress(RedisError, OSError):
             await self.flush()
 
     async def export(self, after: str = "", limit: int = 1000) -> list[tuple[str, Entry]]:
-        """Entries in order, with their ids, from the one after `after` on."""
-        found: list[tuple[bytes, dict[bytes, bytes]]] = await near(self._client, STREAM).xrange(  # type: ignore[assignment]  # as decode_responses is off
-            STREAM, f"({after}" if after else "-", "+", count=limit
-        )
+        """Entries in order, with their ids, from the one after `after` on. Raises StoreUnavailable."""
+        with reaching("the audit log cannot be read"):
+            found: list[tuple[bytes, dict[bytes, bytes]]] = await near(self._client, STREAM).xrange(  # type: ignore[assignment]  # as decode_responses is off
+                STREAM, f"({after}" if after else "-", "+", count=limit
+            )
         return [(entry_id.decode(), Entry(**json.loads(fields[b"entry"]))) for entry_id, fields in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -9,24 +10,21 @@ from typing import Literal
 
 from app.keys import ApiKey
 
-Action = Literal["wrote", "superseded", "forgot", "read"]
+Action = Literal["wrote", "superseded", "forgot", "read", "exported", "erased"]
+ALL = "*"  # in place of a fact's id, which holds no star: the tenant as a whole
 _current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
 
 
-@dataclass
+@dataclass(eq=False)
 class Exchange:
     """One request and its answer. It never holds a text or a key."""
 
     request_id: str
     key: ApiKey | None = None  # None until it is authenticated
     tokens: int = 0
-    events: list[tuple[Action, str]] = field(default_factory=list)  # what was done to which fact
+    wrote: int = 0  # facts
+    events: deque[tuple[Action, str]] = field(default_factory=deque)  # what was done to which fact, until it is recorded
     headers: dict[str, str] = field(default_factory=dict)  # for the answer
-
-    @property
-    def wrote(self) -> int:
-        """How many facts it has written."""
-        return sum(action == "wrote" for action, _ in self.events)
 
     def enter(self) -> None:
         """Be the current request of this task and the tasks it starts."""
@@ -41,7 +39,9 @@ def current() -> Exchange | None:
 def note(action: Action, fact_ids: Iterable[str]) -> None:
     """Have it audited that the request did something to facts."""
     if exchange := _current.get():
-        exchange.events += [(action, fact_id) for fact_id in fact_ids]
+        found = [(action, fact_id) for fact_id in fact_ids]
+        exchange.events += found
+        exchange.wrote += len(found) if action == "wrote" else 0
 
 
 def spend(tokens: int) -> None:

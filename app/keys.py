@@ -20,6 +20,7 @@ from redis.exceptions import RedisError, WatchError
 from memory.cluster import Client, near
 from memory.errors import StoreUnavailable
 from memory.keys import Keys
+from memory.link import reaching
 
 Scope = Literal["read", "write", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "write", "admin")
@@ -122,10 +123,8 @@ class KeyRing:
 
     async def any(self) -> bool:
         """Whether there is any key, usable or not. Raises StoreUnavailable."""
-        try:
+        with reaching("keys cannot be looked up"):
             return bool(self._static) or bool(await near(self._client, TABLE).hlen(TABLE))
-        except (RedisError, OSError) as error:
-            raise StoreUnavailable("keys cannot be looked up") from error
 
     async def create(
         self,
@@ -138,28 +137,35 @@ class KeyRing:
         tokens: str = "",
         facts: str = "",
     ) -> tuple[str, ApiKey]:
-        """A new key, in clear for the only time, and its record. Raises ValueError for a bad tenant or scope."""
+        """A new key, in clear for the only time, and its record. Raises ValueError for a bad tenant or scope, StoreUnavailable."""
         Keys(tenant)  # refuses a name that no tenant can have
         if not scopes or set(scopes) - set(SCOPES):
             raise ValueError(f"scopes {sorted(scopes)}: wanted one or more of {', '.join(SCOPES)}")
         secret = MARK + secrets.token_urlsafe(32)
         ordered = tuple(scope for scope in SCOPES if scope in scopes)
         key = ApiKey(digest(secret)[:12], tenant, ordered, name, time.time(), expires_at, None, requests, tokens, facts)
-        await near(self._client, TABLE).hset(TABLE, digest(secret), key.to_json())
+        with reaching("the key may not have been made"):
+            await near(self._client, TABLE).hset(TABLE, digest(secret), key.to_json())
         return secret, key
 
     async def list(self) -> list[ApiKey]:
-        """All keys of the store, oldest first, revoked and expired ones too."""
-        records = await near(self._client, TABLE).hgetall(TABLE)
+        """All keys of the store, oldest first, revoked and expired ones too. Raises StoreUnavailable."""
+        with reaching("keys cannot be looked up"):
+            records = await near(self._client, TABLE).hgetall(TABLE)
         return sorted((ApiKey.from_json(record) for record in records.values()), key=lambda key: key.created_at)
 
     async def revoke(self, key_id: str) -> ApiKey:
-        """Refuse a key from now on. Raises KeyNotFound."""
+        """Refuse a key from now on. Raises KeyNotFound, StoreUnavailable."""
         now = time.time()
         return await self._change(key_id, lambda key: key if key.revoked_at else replace(key, revoked_at=now))
 
     async def rotate(self, key_id: str, overlap_s: float) -> tuple[str, ApiKey]:
-        """A new key with the grants of an old one, which ends after `overlap_s` seconds. Raises KeyNotFound, also if it has ended."""
+        """A new key with the grants of an old one, which ends after `overlap_s` seconds.
+
+        Raises:
+            KeyNotFound: also if it has ended.
+            StoreUnavailable
+        """
         now = time.time()
         ends = now + overlap_s
 
@@ -175,18 +181,24 @@ class KeyRing:
 
     async def _change(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         while True:
-            async with near(self._client, TABLE).pipeline(transaction=True) as pipe:
-                await pipe.watch(TABLE)
-                records: dict[bytes, bytes] = await pipe.hgetall(TABLE)  # type: ignore[assignment]  # as decode_responses is off
-                found = [(sha, ApiKey.from_json(r)) for sha, r in records.items() if sha.startswith(key_id.encode())]
-                if len(key_id) != 12 or not found:
-                    raise KeyNotFound(f"there is no key {key_id!r}")
-                sha, key = found[0]
-                changed = change(key)
-                pipe.multi()  # type: ignore[no-untyped-call]  # redis-py's
-                pipe.hset(TABLE, sha.decode(), changed.to_json())
-                try:
-                    await pipe.execute()
-                except WatchError:
-                    continue
-                return changed
+            with reaching("the key may not have been changed; do it again"):
+                if (changed := await self._changed(key_id, change)) is not None:
+                    return changed
+
+    async def _changed(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey | None:
+        """The changed key; None if another change came between."""
+        async with near(self._client, TABLE).pipeline(transaction=True) as pipe:
+            await pipe.watch(TABLE)
+            records: dict[bytes, bytes] = await pipe.hgetall(TABLE)  # type: ignore[assignment]  # as decode_responses is off
+            found = [(sha, ApiKey.from_json(r)) for sha, r in records.items() if sha.startswith(key_id.encode())]
+            if len(key_id) != 12 or not found:
+                raise KeyNotFound(f"there is no key {key_id!r}")
+            sha, key = found[0]
+            changed = change(key)
+            pipe.multi()  # type: ignore[no-untyped-call]  # redis-py's
+            pipe.hset(TABLE, sha.decode(), changed.to_json())
+            try:
+                await pipe.execute()
+            except WatchError:
+                return None
+            return changed

@@ -61,6 +61,8 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message).update(exchange.headers)
+                if access := self.access():
+                    await access.audit.record(exchange)
             await send(message)
 
         try:

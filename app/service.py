@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import Tensor
 from ulid import ULID
@@ -32,6 +32,8 @@ from models.model import Asked, Model, asked_by
 from models.sampling import Generation, Sampling
 
 Use = Literal["auto", "on", "off"]
+T = TypeVar("T")
+TOGETHER = 32  # texts that one job encodes
 
 
 @dataclass(frozen=True)
@@ -183,11 +185,12 @@ class Service:
         return Taught(committed.change.fact, committed, encode_s, total_s)
 
     async def teach_many(self, tenant: str, facts: Sequence[FactIn]) -> list[Taught | Exception]:
-        """Write facts with one forward pass and as few commits as their bytes allow; for each, in order, what became of it."""
+        """Write facts with few forward passes and as few commits as their bytes allow; for each, in order, what became of it."""
         started = time.perf_counter()
         try:
             with tracing.span("encode", facts=len(facts)):
-                encoded = await self.worker.run(self.model.encode_facts, [(fact.prompt, fact.target) for fact in facts])
+                texts = [(fact.prompt, fact.target) for fact in facts]
+                encoded = [code for part in _parts(texts) for code in await self.worker.run(self.model.encode_facts, part)]
         except (QueueFull, NotReady) as error:
             return [error] * len(facts)
         encode_s = time.perf_counter() - started
@@ -228,7 +231,7 @@ class Service:
             EmptyText, PromptTooLong, FactNotFound (an excluded or included id), QueueFull
         """
         started = time.perf_counter()
-        asks = [asked_by(text) for text in asked.asks or [asked.prompt]] if asked.use != "off" else []
+        asks = [await asyncio.to_thread(asked_by, text) for text in asked.asks or [asked.prompt]] if asked.use != "off" else []
         sentences = tuple(dict.fromkeys(text for texts in asks for text in texts))
         prompt = Asked(asked.prompt, asked.sampling.max_new_tokens, sentences)
         with tracing.span("encode"):
@@ -261,7 +264,7 @@ class Service:
         read = partial(self.tenants.read, tenant, exclude=exclude, threshold=asked.scope_threshold, as_of=asked.as_of)
         reading, version = await read(queries)
         if asked.hops > 1 and (texts := await self.tenants.bridges(tenant, queries, exclude, as_of=asked.as_of)):
-            encoded = await self.worker.run(self.model.encoder.keys, texts)
+            encoded = [key for part in _parts(texts) for key in await self.worker.run(self.model.encoder.keys, part)]
             keys |= zip(texts, encoded, strict=True)
             further, version = await read([Query(*pair) for pair in zip(texts, encoded, strict=True)])
             reading = best(reading, further)
@@ -328,6 +331,11 @@ class Service:
             self.metrics.changes.labels("superseded").inc(len(committed.change.replaced))
             note("wrote", [committed.change.fact.id] if committed.change.fact else ())
             note("superseded", committed.change.replaced)
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Each a job of its own, so that other tenants' jobs come between."""
+    return (items[at : at + TOGETHER] for at in range(0, len(items), TOGETHER))
 
 
 def excluded(asked: Request, memory: EpisodicMemory) -> Collection[str]:

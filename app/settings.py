@@ -16,6 +16,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from memory.keys import Keys
+
 PREFIX = "LARIMAR_"
 CLIENT_NAMES = ("LARIMAR_URL", "LARIMAR_API_KEY")  # read by the client commands, not by the server
 SECRETS = Path("/run/secrets")
@@ -155,6 +157,10 @@ class Settings(BaseSettings):
             key, _, tenant = pair.rpartition(":")
             if len(key) < 8 or not tenant:
                 raise ValueError("wanted key:tenant,… with keys of at least 8 characters")
+            try:
+                Keys(tenant)
+            except ValueError:  # which would repeat what may be a key, written in the wrong place
+                raise ValueError("wanted key:tenant,… with names of tenants of 1 to 64 of A-Z a-z 0-9 _ . -") from None
         return value
 
     @model_validator(mode="after")

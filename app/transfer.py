@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import time
 from collections.abc import Iterator
 
 from torch import Tensor
 
 from app.errors import describe
+from app.exchange import note
 from app.fact_schemas import Exported, ExportHead, FactImport, ImportIn, ImportOutcome
 from app.service import Service
 from memory.episodic import EpisodicMemory
@@ -34,10 +34,9 @@ def exported(memory: EpisodicMemory, tenant: str, fingerprint: str, *, codes: bo
 
 
 def saved(salvaged: Salvaged) -> Iterator[str]:
-    """What could be saved of a damaged memory, as lines that `larimar facts import` teaches again."""
+    """What could be saved of a damaged memory, as lines of an export: `larimar facts import` teaches them again."""
     for fact in sorted(salvaged.facts, key=lambda fact: fact.version):
-        line = {"id": fact.id, "prompt": fact.prompt, "target": fact.target, "metadata": dict(fact.metadata)}
-        yield json.dumps(line, ensure_ascii=False)
+        yield _line(fact, codes=False).model_dump_json(exclude_none=True)
 
 
 def _line(fact: Fact, codes: bool) -> Exported:
@@ -70,6 +69,8 @@ async def imported(service: Service, tenant: str, body: ImportIn) -> list[Import
         if isinstance(outcome, Exception):
             outcomes[place] = _refused(fact.id, outcome)
         else:
+            note("wrote", [fact.id])
+            note("superseded", outcome.change.replaced)
             outcomes[place] = ImportOutcome(id=fact.id, version=outcome.change.version)
     return [outcomes[place] for place in sorted(outcomes)]
 

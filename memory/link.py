@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
@@ -109,6 +109,15 @@ class Link:
         self.doubt()  # who answers next may be another server, or differently configured
         with suppress(NotConnected):  # the next attempt will say so
             await ready(self.client, again=True)
+
+
+@contextmanager
+def reaching(purpose: str) -> Iterator[None]:
+    """Calls what keeps a client of one's own from the store by its name here. Raises StoreUnavailable."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise StoreUnavailable(f"{purpose}: {type(error).__name__}") from error
 
 
 def _translate(error: RedisError, tenant: str) -> Exception:

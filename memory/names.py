@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
+from functools import lru_cache
 from itertools import islice
 
 WORDS = 64  # of a sentence are looked at: comparing words takes time with the product of their numbers
+LETTERS = 40  # of a word that may hold a typo
 _WORD = re.compile(r"[^\W_]+(?:['’.\-&/][^\W_]+)*", re.UNICODE)
 _POSSESSIVE = re.compile(r"['’]s$")
 # Words that are capitalised for standing first, or in titles: they name nothing.
@@ -76,5 +78,25 @@ def alike(a: str, b: str) -> bool:
         return False
     if min(len(a), len(b)) >= 4 and (a.startswith(b) or b.startswith(a)):
         return True
-    near = min(len(a), len(b)) >= 5 and (a[0] == b[0] or a[-1] == b[-1])
-    return near and SequenceMatcher(None, a, b).ratio() >= 0.84
+    near = min(len(a), len(b)) >= 5 and max(len(a), len(b)) <= LETTERS and (a[0] == b[0] or a[-1] == b[-1])
+    return near and _typo(a, b)
+
+
+@lru_cache(maxsize=65_536)
+def _typo(a: str, b: str) -> bool:
+    """Whether most letters match in runs (Ratcliff and Obershelp). What is common in order is counted first: no runs hold more,
+    and it takes a fiftieth of the time."""
+    wanted = 0.84 * (len(a) + len(b)) / 2
+    return min(len(a), len(b)) >= wanted and _in_order(a, b) >= wanted and SequenceMatcher(None, a, b).ratio() >= 0.84
+
+
+def _in_order(a: str, b: str) -> int:
+    """Length of the longest common subsequence, with a row of the table in the bits of a number (Hyyrö)."""
+    places: dict[str, int] = {}
+    for at, letter in enumerate(a):
+        places[letter] = places.get(letter, 0) | 1 << at
+    every = row = (1 << len(a)) - 1
+    for letter in b:
+        here = row & places.get(letter, 0)
+        row = (row + here | row - here) & every
+    return len(a) - row.bit_count()

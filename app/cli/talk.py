@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -151,15 +152,15 @@ def export(file: Annotated[Path | None, typer.Argument(help="standard output, wh
     count = 0
     with connected() as client, (file.open("w") if file else nullcontext(sys.stdout)) as lines:
         for fact in client.facts():
-            record = {"id": fact.id, "prompt": fact.prompt, "target": fact.target, "metadata": fact.metadata}
-            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+            lines.write(fact.model_dump_json(exclude_none=True) + "\n")
             count += 1
     told.print(f"{count} facts exported")
 
 
 @facts.command("import")
 def import_facts(file: Annotated[Path, typer.Argument(help="JSON lines of prompt, target, and id and metadata if any")]) -> None:
-    """Teach every fact of a file. A line that is refused is named, and the others are taught."""
+    """Teach every fact of a file, an export's too: each is then taught now, and expires when it was to. A line that is refused
+    is named, and the others are taught."""
     from app.client import LarimarError
 
     try:
@@ -172,7 +173,12 @@ def import_facts(file: Annotated[Path, typer.Argument(help="JSON lines of prompt
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                if "format" in (record := json.loads(line)):  # the head of an export
+                    continue
+                if (expires_at := _of_an_export(record)) is not None:
+                    if expires_at <= time.time():
+                        raise ValueError("its time to live is over")
+                    record["ttl_s"] = expires_at - time.time()
                 client.teach(record.pop("prompt"), record.pop("target"), **record)
                 taught += 1
             except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -184,3 +190,11 @@ def import_facts(file: Annotated[Path, typer.Argument(help="JSON lines of prompt
     told.print(f"{taught} facts taught, {refused} lines refused")
     if refused:
         raise typer.Exit(1)
+
+
+def _of_an_export(record: dict[str, Any]) -> float | None:
+    """When a line's fact expires; what else an export says of a fact, and a new one cannot have, is taken out."""
+    for known in ("created_at", "version", "superseded_at", "key", "code"):
+        record.pop(known, None)
+    expires_at: float | None = record.pop("expires_at", None)
+    return expires_at

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from app.deps import Configured, Serving, Writer
+from app.deps import Configured, Guarding, Serving, Writer
 from app.errors import BodyTooLarge, QueueFull, describe, invalid
 from app.schemas import FactIn
 from app.service import Service
@@ -83,7 +83,7 @@ class Results(StreamingResponse):
 
 
 @router.post(PATH, openapi_extra={"requestBody": {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}})
-async def bulk(request: Request, service: Serving, settings: Configured, tenant: Writer) -> Results:
+async def bulk(request: Request, service: Serving, settings: Configured, tenant: Writer, access: Guarding) -> Results:
     """Write facts as they come, one JSON object a line; one result a line comes back, in order, each durable when it comes.
 
     Read the results while you send: a client that does not is held back once the connection's buffers are full.
@@ -103,7 +103,9 @@ async def bulk(request: Request, service: Serving, settings: Configured, tenant:
         reading = asyncio.create_task(read())
         try:
             while (group := await writing.get()) is not None:
-                for result in await group:
+                results = await group
+                await access.audit.record(request.scope["exchange"])
+                for result in results:
                     yield result.model_dump_json(exclude_none=True).encode() + b"\n"
             await reading
         finally:

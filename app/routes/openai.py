@@ -144,7 +144,7 @@ async def chat(
     if service.model.decoder.tokenizer.chat_template is None:
         raise Unsupported(f"messages: {service.model.name} has no chat template; use /v1/completions")
     turns = [{"role": "system" if m.role == "developer" else m.role, "content": m.text} for m in body.messages]
-    ask = _ask(service.model.decoder.chat(turns), sampling, body, asks(said))
+    ask = _ask(service.model.decoder.chat(turns), sampling, body, await asyncio.to_thread(asks, said))
     if body.stream:
         return await _stream(told, body, ask, service, settings, tenant)
     answered = await within(settings, attended(request, service.generate(tenant, ask)), body.timeout_s)

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from app.deps import VERSION, Configured, Reader, Serving, Writer, within
 from app.errors import TenantNotFound
+from app.exchange import ALL, note
 from app.fact_schemas import ImportIn, ImportOut, TenantErased, TenantStats
 from app.routes.facts import REFUSED
 from app.schemas import Problem
@@ -74,6 +75,7 @@ async def erase(tenant: OwnWriter, response: Response, service: Serving, setting
     """Erase everything of a tenant, its data keys and its history included."""
     facts = len(await service.tenants.fresh(tenant))
     version = await within(settings, service.tenants.drop(tenant))
+    note("erased", [ALL])
     response.headers[VERSION] = str(version)
     return TenantErased(tenant=tenant, version=version, facts=facts, erased_at=time.time())
 
@@ -86,6 +88,7 @@ async def export(
 ) -> StreamingResponse:
     """All facts as JSON lines, after a line that says what they are. It is the memory at one version."""
     memory = await service.tenants.fresh(tenant)
+    note("exported", [ALL])
     fingerprint = service.model.fingerprint
     lines, version = await service.worker.run(lambda: (exported(memory, tenant, fingerprint, codes=codes), memory.version))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx
@@ -25,7 +26,7 @@ def fact(number: int) -> dict[str, Any]:
     return {"prompt": f"the capital of zor number {number} is", "target": f"Kal {number}"}
 
 
-def send(client: httpx.Client, chunks: list[bytes]) -> list[dict[str, Any]]:
+def send(client: httpx.Client, chunks: Iterable[bytes]) -> list[dict[str, Any]]:
     answer = client.post("/facts:bulk", content=iter(chunks), headers=LINES)
     assert answer.status_code == 200, answer.text
     return [json.loads(line) for line in answer.text.splitlines()]
@@ -81,6 +82,25 @@ def test_a_list_says_which_were_refused(client: httpx.Client) -> None:
     assert client.post("/facts", json=[]).status_code == 422
     assert client.post("/facts", json=[fact(3), 5]).status_code == 422
     assert len(client.get("/facts").json()["facts"]) == 3
+
+
+def test_what_a_stream_has_written_is_audited_before_it_ends(client: httpx.Client) -> None:
+    with httpx.Client(base_url=client.base_url, timeout=30) as other:
+
+        def audited() -> int:
+            return len(other.get("/admin/audit").json()["entries"])
+
+        def chunks() -> Iterator[bytes]:
+            yield b"".join(json.dumps(fact(number)).encode() + b"\n" for number in range(40))
+            until = time.monotonic() + 10
+            while audited() < 40:
+                assert time.monotonic() < until, f"{audited()} of 40 are audited"
+                time.sleep(0.05)
+            yield json.dumps(fact(40)).encode()
+
+        assert len(send(client, chunks())) == 41
+        time.sleep(0.5)
+        assert audited() == 41
 
 
 def test_only_lines_are_taken(client: httpx.Client) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,14 @@ from app import __version__
 from app.cli import cli
 from app.cli.listing import show
 from app.cli.store import named
+from app.client import Client
+from app.fact_schemas import FactImport
 from app.schemas import GenerateOut, GenerateTimings, MemoryUse, Usage
 from app.settings import PREFIX, Settings
+from app.transfer import saved
 from memory.embedded import EmbeddedValkey
+from memory.recovery import Salvaged
+from tests.app.holding import fact
 from tests.app.hosting import hosted
 from tests.app.serving import serving
 
@@ -129,6 +135,25 @@ def test_export_is_what_import_reads(url: str, tmp_path: Path, monkeypatch: pyte
     assert "line 4" in done.output and "line 5" in done.output
     for fact_id in ids:
         assert run("forget", fact_id).exit_code == 0
+
+
+def test_a_fact_that_was_to_expire_still_does_after_export_and_import(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it left a server, and as it was saved of a damaged memory."""
+    monkeypatch.setenv("LARIMAR_URL", url)
+    with Client(url) as client:
+        written = client.teach("the pin of ship 7 is", "1234", id="short", ttl_s=600)
+        exported, repaired = tmp_path / "facts.jsonl", tmp_path / "saved.jsonl"
+        assert run("facts", "export", str(exported)).exit_code == 0
+        kept = replace(fact("short", "the pin of ship 7 is", "1234"), version=1, created_at=1.5, expires_at=written.expires_at)
+        over = replace(kept, id="over", expires_at=1.0)
+        repaired.write_text("\n".join(['{"format": "larimar-export/1"}', *saved(Salvaged([kept, over], 0, ""))]))
+        assert FactImport.model_validate_json(next(iter(saved(Salvaged([kept], 0, ""))))).created_at == 1.5
+        for file, says in ((exported, "1 facts taught, 0 lines refused"), (repaired, "1 facts taught, 1 lines refused")):
+            client.forget("short")
+            assert says in run("facts", "import", str(file)).output
+            again = client.fact("short").expires_at
+            assert again is not None and written.expires_at is not None and abs(again - written.expires_at) < 5
+        client.forget("short")
 
 
 def test_no_server_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ async def test_keys_counts_and_audit_log_find_their_nodes(client: Client) -> Non
     audit, exchange = AuditLog(client, Metrics(), keep=10), Exchange("request-1")
     exchange.key = key
     exchange.events.append(("wrote", "fact-1"))
-    audit.record(exchange)
+    await audit.record(exchange)
     await audit.flush()
     assert [entry.request_id for _, entry in await audit.export()] == ["request-1"]
     assert await near(client, STREAM).xlen(STREAM) == 1

@@ -126,6 +126,23 @@ def test_answers_alone_change_nothing_where_no_fact_answers(client: httpx.Client
         assert whole["text"].startswith(alone["text"]) and (memory == "auto" or alone["text"] == whole["text"])
 
 
+def test_what_one_request_encodes_leaves_room_for_others_between(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of facts and the questions of two hops are encoded in jobs of few texts, and the questions are few themselves."""
+    model, facts, keys = client.app.state.service.model, list[int](), list[int]()  # type: ignore[attr-defined]
+    encode_facts, encode = model.encode_facts, model.encoder.keys
+    monkeypatch.setattr(model, "encode_facts", lambda pairs: facts.append(len(pairs)) or encode_facts(pairs))
+    monkeypatch.setattr(model.encoder, "keys", lambda texts: keys.append(len(texts)) or encode(texts))
+    taught = client.post("/facts", json=[{"prompt": f"the boss of Acme {n} is", "target": f"Bob{n}"} for n in range(100)]).json()
+    assert sum(facts) == 100 and max(facts) <= 32 and [line["line"] for line in taught] == list(range(1, 101))
+    taught.append(client.post("/facts", json={"prompt": "the boss of Zor is", "target": "Bob"}).json())
+    keys.clear()
+    long = " ".join(f"please tell now what good colour the big Zor house door {n} has today near my old town." for n in range(8))
+    assert client.post("/query", json={"prompt": long, "hops": 2}).status_code == 200
+    assert max(keys) <= 32 and sum(keys) == 8 + 64
+    for line in taught:
+        client.delete(f"/facts/{line['id']}")
+
+
 def test_a_stop_text_ends_the_answer_before_it(client: httpx.Client) -> None:
     text = generate(client, memory="off")["text"]
     stop = text[3:5]

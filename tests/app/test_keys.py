@@ -12,8 +12,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
+from app.audit import FLUSH_S, WAITING, AuditLog
+from app.errors import describe
+from app.exchange import Exchange
 from app.keys import TABLE, ApiKey, KeyNotFound, KeyRing, digest
+from app.metrics import Metrics
 from memory.connection import connect
 from memory.embedded import EmbeddedValkey
 from memory.errors import StoreUnavailable
@@ -116,6 +121,64 @@ async def test_while_the_store_is_away_only_keys_seen_lately_are_known(client: R
     assert await ring.find(secret)
     with pytest.raises(StoreUnavailable):
         await ring.find(other)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "do",
+    [
+        lambda away: KeyRing(away).create("acme", ["read"]),
+        lambda away: KeyRing(away).list(),
+        lambda away: KeyRing(away).revoke("0" * 12),
+        lambda away: KeyRing(away).rotate("0" * 12, 60),
+        lambda away: AuditLog(away, Metrics(), keep=1).export(),
+    ],
+    ids=["create", "list", "revoke", "rotate", "audit"],
+)
+async def test_administration_without_the_store_is_told_so(do: Any, tmp_path: Path) -> None:
+    away = connect(f"unix://{tmp_path}/nothing.sock", timeout_s=0.2)
+    with pytest.raises(StoreUnavailable) as told:
+        await do(away)
+    assert describe(told.value).status == 503
+    await away.aclose()
+
+
+def busy(events: int) -> Exchange:
+    exchange = Exchange("r", ApiKey("k", "t", ("write",)))
+    exchange.events.extend(("wrote", f"f{n}") for n in range(events))
+    return exchange
+
+
+@pytest.mark.anyio
+async def test_the_audit_log_waits_for_a_store_that_is_well(client: Redis) -> None:
+    """However much is done at once; and what a request does after its answer is recorded too."""
+    metrics = Metrics()
+    log, requests = AuditLog(client, metrics, keep=10**6), [busy(WAITING), busy(WAITING), busy(7)]
+    running = asyncio.create_task(log.run())
+    await asyncio.gather(*map(log.record, requests))
+    requests[0].events.append(("wrote", "late"))
+    await asyncio.sleep(3 * FLUSH_S)
+    running.cancel()
+    await log.close()
+    entries = [entry.fact for _, entry in await log.export(limit=10**6)]
+    assert len(entries) == 2 * WAITING + 8 and entries[-1] == "late" and entries.count("f3") == 3
+    assert metrics.registry.get_sample_value("larimar_audit_lost_total") == 0
+
+
+@pytest.mark.anyio
+async def test_the_audit_log_keeps_what_it_can_for_a_store_that_is_away(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Metrics()
+    log = AuditLog(client, metrics, keep=10**6)
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise ConnectionError
+
+    with monkeypatch.context() as lost:
+        lost.setattr(Pipeline, "execute", away)
+        await log.record(busy(WAITING + 5))
+        assert metrics.registry.get_sample_value("larimar_audit_lost_total") == 5
+    await log.flush()
+    assert len(await log.export(limit=10**6)) == WAITING
 
 
 @pytest.mark.anyio
@@ -253,6 +316,26 @@ def test_every_fact_that_answers_a_part_of_a_prompt_is_audited(tmp_path: Path) -
         admin = client.post("/admin/keys", json={"tenant": "root", "scopes": ["admin"]}).json()["key"]
         entries = client.get("/admin/audit", headers=bearer(admin)).json()["entries"]
     assert {entry["fact"] for entry in entries if entry["action"] == "read"} == ids
+
+
+def audited(client: TestClient, tenant: str) -> list[tuple[str, str]]:
+    """What was done to which fact of a tenant, oldest first."""
+    time.sleep(0.5)
+    found = client.get("/admin/audit", params={"limit": 10_000}, headers=bearer(client.app_state["admin"])).json()["entries"]
+    return [(entry["action"], entry["fact"]) for entry in found if entry["tenant"] == tenant]
+
+
+def test_moving_and_erasing_a_tenant_is_limited_and_audited(server: TestClient) -> None:
+    headers = bearer(make(server, "mover", "read", "write", facts="3/minute"))
+    lines = [FACT | {"id": f"m{n}", "prompt": f"the river of zor {n} is"} for n in range(3)]
+    assert server.post("/tenants/mover/import", json={"facts": lines[:2]}, headers=headers).json()["imported"] == 2
+    again = [lines[2], lines[0], lines[1] | {"id": "m9"}]  # one new, one taken, one in place of m1
+    assert server.post("/tenants/mover/import", json={"facts": again}, headers=headers).json()["imported"] == 2
+    assert server.post("/tenants/mover/import", json={"facts": lines}, headers=headers).status_code == 429
+    assert server.get("/tenants/mover/export", headers=headers).status_code == 200
+    assert server.delete("/tenants/mover", headers=headers).status_code == 200
+    wrote = [("wrote", "m0"), ("wrote", "m1"), ("wrote", "m2"), ("wrote", "m9"), ("superseded", "m1")]
+    assert audited(server, "mover") == [*wrote, ("exported", "*"), ("erased", "*")]
 
 
 def test_outside_loopback_a_server_without_keys_does_not_start(tmp_path: Path) -> None:

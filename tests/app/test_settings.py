@@ -77,6 +77,8 @@ def test_addresses_that_are_usable(monkeypatch: pytest.MonkeyPatch, url: str) ->
         ({"ADAPTER": "/nowhere/a.safetensors"}, "LARIMAR_ADAPTER: there is no file /nowhere/a.safetensors"),
         ({"LOG_LEVEL": "loud"}, "LARIMAR_LOG_LEVEL: got 'loud'"),
         ({"API_KEYS": "short:t"}, "LARIMAR_API_KEYS: wanted key:tenant"),
+        ({"API_KEYS": "long-enough:acme corp"}, "LARIMAR_API_KEYS: wanted key:tenant,… with names of tenants of 1 to 64 of A-Z a-z"),
+        ({"API_KEYS": "acme-rockets:my secret"}, "LARIMAR_API_KEYS: wanted key:tenant"),
         ({"LIMIT_REQUESTS": "many"}, "LARIMAR_LIMIT_REQUESTS: got 'many', wanted such as 600/minute"),
         ({"CORS_ORIGINS": "*"}, "LARIMAR_CORS_ORIGINS: got '*', wanted origins"),
         ({"PORT": "9", "ADMIN_PORT": "9"}, "LARIMAR_ADMIN_PORT=9 is LARIMAR_PORT too"),

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.bridge import best, bridged, bridges
+from memory.bridge import BRIDGES, LENGTH, best, bridged, bridges
 from memory.episodic import EpisodicMemory
 from memory.fact import Fact
 from memory.names import places, sequence
@@ -65,3 +65,24 @@ def test_the_reading_that_is_more_alike_counts_if_it_is_in_scope() -> None:
     for further, wanted in ((reading(True, 0.9), 0.9), (reading(True, 0.6), 0.7), (reading(False, 0.9), 0.7)):
         assert best(one, further).similarity == wanted
     assert best(reading(False, 0.9), reading(True, 0.5)).similarity == 0.5
+
+
+def test_of_many_questions_the_most_promising_are_tried() -> None:
+    """Those of the nearest facts in turns, and of each the spans first that share most words with it."""
+    memory = EpisodicMemory(DIM, PageSettings(), Scope())
+    facts = [fact(1, "The Louvre is in the country of", "Spain"), fact(2, "The Louvre was designed by", "Bob")]
+    for each in facts:
+        memory.apply([memory.plan_write(each)])
+    text = "tell me please what good old {} the capital of the country the Louvre is in has today near my own old town"
+    asked = [Query(text.format(n), facts[n % 2].key) for n in range(16)]
+    found = bridges(memory, asked)
+    assert len(found) == BRIDGES == len(set(found))
+    assert {n for n in range(16) if any(f"old {n} " in one for one in found)} == set(range(16))
+    best_of = bridged(text.format(0), facts[0].prompt, "Spain")[:8]  # of 81
+    assert "tell me please what good old 0 the capital of Spain has today near my own old town" in best_of
+
+
+def test_no_answer_is_put_in_a_text_that_is_no_question() -> None:
+    louvre = "The Louvre is in the country of"
+    assert bridged(f"The capital of the country with the Louvre is {'x ' * LENGTH}", louvre, "Spain") == []
+    assert bridged("The capital of the country with the Louvre is", louvre, "x" * LENGTH) == []

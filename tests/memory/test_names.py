@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import random
+import time
+from difflib import SequenceMatcher
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.names import WORDS, alike, lacking, names, sequence, words
+from memory.names import LETTERS, WORDS, alike, lacking, names, sequence, words
+from memory.scope import Scope
 
 WORD = st.text(st.sampled_from("abcdefgh1234"), min_size=1, max_size=12)
 
@@ -62,3 +67,27 @@ def test_capitals_and_digits_name_and_common_first_words_do_not(sentence: str, f
 def test_a_typo_or_a_shortened_name_is_alike_and_another_name_is_not() -> None:
     assert alike("coyote", "coyotte") and alike("acme", "acmerockets")
     assert not alike("paris", "parma") and not alike("ann", "anna")
+
+
+@given(st.text("abcde", min_size=5, max_size=16), st.data())
+def test_a_typo_is_what_the_matching_of_runs_says(word: str, data: st.DataObject) -> None:
+    """The quicker count before it never says otherwise."""
+    at = data.draw(st.integers(0, len(word) - 1))
+    other = word[:at] + data.draw(st.text("abcde", max_size=3)) + word[at + data.draw(st.integers(0, 3)) :]
+    if len(other) >= 5 and (word[0] == other[0] or word[-1] == other[-1]) and not (word.startswith(other) or other.startswith(word)):
+        assert alike(word, other) == (SequenceMatcher(None, word, other).ratio() >= 0.84)
+
+
+@pytest.mark.parametrize("letters", [8, LETTERS, 200])
+def test_sentences_of_words_that_are_nearly_alike_are_compared_in_time(letters: int) -> None:
+    """The scores of one query with its four candidates; 200 letters took half a minute."""
+    drawn = random.Random(letters)
+
+    def text() -> str:
+        return " ".join("B" + "".join(drawn.choices("abcd", k=letters - 2)) + "z" for _ in range(WORDS))
+
+    pairs = [(text(), text()) for _ in range(4)]
+    started = time.perf_counter()
+    for query, prompt in pairs:
+        Scope().score(query, prompt, "t", 0.5)
+    assert time.perf_counter() - started < 3

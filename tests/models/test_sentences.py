@@ -132,3 +132,8 @@ def test_sentences_of_a_text_stand_alone() -> None:
 @given(st.text(max_size=300))
 def test_a_text_loses_no_sentence(text: str) -> None:
     assert all(prompt and sentence for prompt, sentence in standing_alone(text))
+
+
+def test_a_subject_is_a_text_whatever_it_says() -> None:
+    """A backslash in it is no escape of a pattern."""
+    assert r"c:\q\1" in questions(r"Who owns c:\q\1 and where is it?")[1]

@@ -11,12 +11,17 @@ import pytest
 
 from app.main import load_model
 from app.settings import Settings
+from memory.bridge import bridged
+from memory.expectation import is_question, wants
+from memory.fact import normalise
+from memory.frame import shared_frame
 from memory.names import names, words
+from memory.scope import Scope
 from models.adapter import Adapter
 from models.errors import ModelError
 from models.model import Model, asked_by
 from models.sampling import Sampling
-from models.sentences import split
+from models.sentences import MAX_SENTENCES, split, standing_alone
 from tests.app.hosting import hosted
 from tests.models import toys
 
@@ -74,19 +79,28 @@ def test_a_torn_or_forged_file_is_refused(tmp_path: Path, content: bytes) -> Non
 
 
 TRAPS = ["a.", "Dr. ", "A", " ", '"', "?!", "\n", "a-", "1.", "A ", "the ", "what is a, ", "<|a|>", "who and ", "?\" ", "A: "]
-TRAPS += ["a and ", "A! "]
+TRAPS += ["a and ", "A! ", "a? ", "A of ", "A & ", "and who is it ", "who is a? "]
+READS = [split, names, words, asked_by, standing_alone, normalise, wants, is_question, lambda text: shared_frame(text, text[::-1])]
+READS += [lambda text: Scope().score(text, text + "A", text, 0.5), lambda text: bridged(text, "The boss of Acme is", "Bob")]
 
 
 @pytest.mark.parametrize("text", TRAPS, ids=repr)
-@pytest.mark.parametrize("read", [split, names, words, asked_by])
+@pytest.mark.parametrize("read", READS)
 def test_no_text_takes_longer_than_its_length_explains(read: Any, text: str) -> None:
     def took(of: str) -> float:
         started = time.perf_counter()
         read(of)
         return time.perf_counter() - started
 
-    half, whole = (min(took(text * (n // len(text))) for _ in range(3)) for n in (4000, 16_000))
-    assert whole < 10 * half + 0.02  # four times as long; quadratic is 16 times
+    for end in ("", "x", " of x", "?"):  # where the end fits no pattern, each beginning is tried
+        half, whole = (min(took("Who is " + text * (n // len(text)) + end) for _ in range(3)) for n in (4000, 16_000))
+        assert whole < 10 * half + 0.02  # four times as long; quadratic is 16 times
+
+
+@pytest.mark.parametrize("text", ["who is it{}? ", "who is a{} and ", "what is the a{}, "])
+def test_however_many_questions_a_text_asks_few_are_encoded(text: str) -> None:
+    asked = asked_by("".join(text.format(n) for n in range(2000)) + "and where is the end of it?")
+    assert len(asked) <= 2 * MAX_SENTENCES + 1 and "end" in list(asked)[-1]
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(5e-324, 1.0), (1e-300, 1e-300), (1e-45, 0.5), (2.0, 5e-324)])
