@@ -17,7 +17,7 @@ from memory.embedded import running_url
 from memory.keys import EXPIRIES
 from tests.app.hosting import hosted
 
-STORED = re.compile(rb"larimar:\{[^}]*\}:(log|pages|parts|data-keys|answers)")  # leases and turns lapse by themselves
+STORED = re.compile(rb"larimar:\{[^}]*\}:(log|pages|parts|data-keys|answers|spent)")  # leases and turns lapse by themselves
 
 
 class Standing:
