@@ -18,7 +18,7 @@ from memory.keys import EXPIRIES
 from memory.store import HINDSIGHT_S
 from tests.app.hosting import hosted
 
-STORED = re.compile(rb"larimar:\{[^}]*\}:(log|pages|parts|data-keys|answers)")  # leases and turns lapse by themselves
+STORED = re.compile(rb"larimar:\{[^}]*\}:(log|pages|parts|data-keys|answers|spent)")  # leases and turns lapse by themselves
 
 
 class Standing:
