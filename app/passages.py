@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ulid import ULID
 
 from app.schemas import FactIn, TextIn
+from memory.fact import normalise
 from models.sentences import standing_alone
 
 GROUP = "text"  # the metadata that tells which text a fact is of
@@ -30,4 +31,4 @@ def facts_of(body: TextIn) -> list[FactIn]:
 
 def _distinct(sentences: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Each prompt once: a second one would take the first one's place."""
-    return list({prompt.casefold(): (prompt, sentence) for prompt, sentence in sentences}.values())
+    return list({normalise(prompt): (prompt, sentence) for prompt, sentence in sentences}.values())

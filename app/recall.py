@@ -16,11 +16,12 @@ from memory.scope import STRICT, Scope
 from models.evaluation.records import Record
 from models.evaluation.systems import Ask, in_prompt
 from models.model import Model
+from models.sentences import clean
 
 
 def scope_of(model: Model, settings: Settings | None = None) -> Scope:
     """The detector for a model's keys, as calibrated or as the settings have it; a threshold of one's own holds for any number of facts."""
-    scope = Scope(meaning=model.encoder.meaning_dim, judge=model.judge)
+    scope = Scope(meaning=model.encoder.meaning_dim, clean=clean, judge=model.judge)
     if settings is None:
         return scope
     if settings.scope_strict:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from memory.change import Change
 from memory.errors import BadKey, CorruptPage, DuplicateId, FactNotFound, MemoryError_, VersionConflict
-from memory.fact import Fact, is_current, normalise, was_there
+from memory.fact import Fact, is_current, was_there
 from memory.page import Page, PageSettings
 from memory.placement import Placement
 from memory.query import Query, Reading
@@ -54,7 +54,7 @@ class EpisodicMemory:
         self.dim, self.settings, self.scope, self.device = dim, settings, scope, device
         self.version = 0
         self._sheets: dict[int, Sheet] = {}
-        self._register = Register(dim)
+        self._register = Register(dim, scope.clean)
         self._dirty: set[int] = set()
         self._changed_at: dict[int, int] = {}  # page -> version of its last change
 
@@ -182,12 +182,12 @@ class EpisodicMemory:
                 break
             refusal = self._refusal(fact, taken)
             if refusal is None:
-                prompt, size = normalise(fact.prompt), size + size_bytes(fact)
+                prompt, size = self._register.identity(fact.prompt), size + size_bytes(fact)
                 if taken and (prompt in taken or size > BLOCK_BYTES):
                     break
                 taken[prompt] = fact
                 if not keep:
-                    freed.add(self._register.holder(prompt))
+                    freed.add(self._register.holder(fact.prompt))
             refusals.append(refusal)
         changes = iter(self._changes(taken, keep))
         return [next(changes) if refusal is None else refusal for refusal in refusals]
@@ -214,8 +214,8 @@ class EpisodicMemory:
         placement = Placement(keys, neighbours, rows, self.settings.slots)
         block = self.version + len(facts) if len(facts) > 1 else 0
         changes: list[Change] = []
-        for version, (prompt, fact) in enumerate(facts.items(), self.version + 1):
-            old = self._register.holder(prompt)
+        for version, fact in enumerate(facts.values(), self.version + 1):
+            old = self._register.holder(fact.prompt)
             page = placement.next(None if old is None else self._register.page_of(old))
             change = Change(version, "write", page, replace(fact, version=version), block=block)
             if old is not None:

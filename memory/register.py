@@ -15,10 +15,16 @@ from memory.fact import Fact, held_bytes, is_current, normalise
 
 
 class Register:
-    """Facts by id, by the version that wrote them, by prompt and by key. History is kept by id and version only."""
+    """Facts by id, by the version that wrote them, by prompt and by key. History is kept by id and version only.
 
-    def __init__(self, dim: int) -> None:
+    Args:
+        dim: D, width of the address keys.
+        clean: what is read of a prompt.
+    """
+
+    def __init__(self, dim: int, clean: Callable[[str], str] = str) -> None:
         self.size_bytes = 0
+        self._clean = clean
         self._facts: dict[str, Fact] = {}
         self._page_of: dict[str, int] = {}
         self._by_version: dict[int, str] = {}
@@ -52,9 +58,13 @@ class Register:
     def page_of(self, fact_id: str) -> int:
         return self._page_of[fact_id]
 
+    def identity(self, prompt: str) -> str:
+        """What is equal for prompts that are the same."""
+        return normalise(self._clean(prompt))
+
     def holder(self, prompt: str) -> str | None:
         """The id of the fact with this prompt."""
-        return self._by_prompt.get(normalise(prompt))
+        return self._by_prompt.get(self.identity(prompt))
 
     def written_by(self, version: int) -> str | None:
         """The id of the fact that this version wrote."""
@@ -84,7 +94,7 @@ class Register:
             if fact.until:
                 self._history.add(fact.id)
             else:
-                self._by_prompt[normalise(fact.prompt)] = fact.id
+                self._by_prompt[self.identity(fact.prompt)] = fact.id
         if len(facts) == 1:
             insort(self._ids, facts[0].id)
         else:
@@ -102,6 +112,6 @@ class Register:
             self._history.remove(fact_id)
             return fact
         self._directory.remove(fact_id)
-        if self._by_prompt.get(normalise(fact.prompt)) == fact_id:
-            del self._by_prompt[normalise(fact.prompt)]
+        if self._by_prompt.get(identity := self.identity(fact.prompt)) == fact_id:
+            del self._by_prompt[identity]
         return fact

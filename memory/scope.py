@@ -62,6 +62,7 @@ class Scope:
         judged_frame: how much common frame has a statement judged.
         candidates: how many of the nearest facts are looked at.
         meaning: width of the keys' first part, the sentence vector. 0: the likeness is the keys' cosine.
+        clean: what the model reads of a prompt; the same of two makes them one fact's.
         judge: the log-odds of each (fact's prompt, query) that both want the same answer; None: nobody is asked.
     """
 
@@ -79,6 +80,7 @@ class Scope:
     judged_frame: float = 0.7
     candidates: int = 4
     meaning: int = 0
+    clean: Callable[[str], str] = str
     judge: Callable[[Sequence[tuple[str, str]]], list[float]] | None = None
 
     def threshold_for(self, facts: int) -> float:

@@ -84,6 +84,17 @@ def test_what_becomes_of_the_same_prompt(one: httpx.Client) -> None:
     assert blue["supersedes"] == [green["id"]] and sorted(ids(one, history=True)) == sorted([red["id"], blue["id"]])
 
 
+def test_the_same_prompt_is_what_the_encoder_reads_as_the_same(one: httpx.Client) -> None:
+    first = teach(one, "Question: Who runs the Acme mill?", "Bob").json()["id"]
+    assert teach(one, "who runs the Acme\u200b mill ?", "Ann").json()["supersedes"] == [first]
+    assert one.post("/query", json={"prompt": "Who runs the Acme mill?"}).json()["readout"] == "Ann"
+    for prompt, target in (("The value of key 10² is", "red"), ("The value of key 102 is", "blue")):
+        assert teach(one, prompt, target).json()["supersedes"] == []
+    assert one.post("/query", json={"prompt": "The value of key 10² is"}).json()["readout"] == "red"
+    text = one.post("/facts", json={"text": "Die Maße der Kiste sind neu. Die Masse der Kiste ist groß. Die Maße  der Kiste sind neu."})
+    assert len(text.json()) == 2
+
+
 def test_facts_expire_for_good(one: httpx.Client, server: Server) -> None:
     kept = teach(one, "The meeting is in", "room five").json()
     gone = teach(one, "The one time code is", "quixotic zebra", ttl_s=1.0).json()
