@@ -24,7 +24,7 @@ def encoded(prompt: str) -> list[str]:
     return [word for word, _ in BertPreTokenizer().pre_tokenize_str(BertNormalizer(lowercase=True).normalize_str(prompt))]
 
 
-@given(st.text(LETTERS | st.characters(max_codepoint=0x2FFF, exclude_categories=["Cn", "Cs"]), max_size=20))
+@given(st.text(LETTERS | st.characters(max_codepoint=0x24F), max_size=20))  # beyond, what is punctuation changes with Unicode
 @example("The value of 10² is")
 @example("Die Maße der Kiste sind")
 def test_what_is_compared_is_what_an_uncased_encoder_sees(text: str) -> None:
