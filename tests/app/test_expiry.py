@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from app import expiry
 from app.expiry import Expiry
 from app.tenant import Committed
 from app.tenants import Tenants
@@ -40,13 +41,34 @@ async def test_tenants_that_cannot_be_read_do_not_keep_the_others_from_expiring(
         await asyncio.gather(*(old.write(name, replace(fact("x"), expires_at=1.0)) for name in bad))
     async with holding(server.url) as tenants:
         await tenants.write("good", replace(fact("y"), expires_at=time.time()))
-        expiry = Expiry(tenants)
-        assert await expiry.forget_expired() == 1 and len(await tenants.fresh("good")) == 0
+        keeper = Expiry(tenants)
+        assert await keeper.forget_expired() == 1 and len(await tenants.fresh("good")) == 0
         await tenants.write("good", replace(fact("z"), expires_at=time.time()))
-        assert await expiry.forget_expired() == 1
+        assert await keeper.forget_expired() == 1
         assert {name for name, _ in [*await tenants.store.due(time.time()), *await tenants.store.due(time.time(), skip=100)]} == set(bad)
         await asyncio.gather(*(tenants.store.drop(name) for name in bad))
         assert await Expiry(tenants).forget_expired() == 0 and await tenants.store.due(time.time()) == []
+
+
+async def test_a_tenant_that_is_slow_or_has_much_to_forget_does_not_keep_the_others_waiting(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiry, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(expiry, "TURN", 3)
+    async with holding(server.url) as tenants:
+        for name, count in (("much", 10), ("slow", 1), ("last", 1)):
+            await tenants.write_many(name, [replace(fact(f"{name}{number}"), expires_at=time.time()) for number in range(count)])
+        forget, forgotten = tenants.forget, list[str]()
+
+        async def noted(name: str, fact_id: str) -> Committed:
+            forgotten.append(name)
+            return await forget(name, fact_id)
+
+        monkeypatch.setattr(tenants, "forget", noted)
+        async with (await tenants.get("slow")).lock:
+            assert await Expiry(tenants).forget_expired() == 4
+        assert forgotten == ["much"] * 3 + ["last"] and await gone(tenants, "much")
+        assert await gone(tenants, "slow")
 
 
 async def gone(tenants: Tenants, name: str, within_s: float = 2.0) -> bool:
