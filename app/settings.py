@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     durability: Literal["memory", "disk", "replica"] = Field("disk", description="What an acknowledged write survives.")
     durability_replicas: int = Field(1, ge=1, le=16, description="Replicas of the store that must have a write at `replica`.")
     memory_budget_mb: int = Field(4096, ge=0, description="MiB of loaded memories before idle ones are evicted; 0: no limit.")
-    tenant_max_facts: int = Field(0, ge=0, description="Facts a tenant may hold; 0: no limit.")
+    tenant_max_facts: int = Field(0, ge=0, description="Facts a tenant may hold, kept histories included; 0: no limit.")
     tenant_max_mb: int = Field(0, ge=0, description="MiB a tenant's memory may take; 0: no limit.")
     read_wait_s: float = Field(2.0, ge=0, description="Seconds a read waits for the version its Larimar-Version header asks for.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
