@@ -103,7 +103,7 @@ def test_two_hops(server: Server) -> None:
     answer = server.client.post("/generate", json=asked | {"hops": 2}).json()
     assert answer["text"].strip().startswith("Kingston") and answer["memory"]["facts"][0]["id"] == second
     query = server.client.post("/query", json={"prompt": asked["prompt"], "hops": 2}).json()["query"]
-    assert query.startswith("What is the capital of Canada") and "Acme" not in query  # it tells which question was answered
+    assert query.startswith("What is the capital of") and "Canada" in query and "Acme" not in query  # it tells which was answered
     without = server.client.post("/generate", json=asked | {"hops": 2, "exclude": [first]}).json()["text"]
     assert "Kingston" not in without
     assert "Kingston" not in server.client.post("/generate", json=asked).json()["text"]
