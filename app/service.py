@@ -33,7 +33,7 @@ from models.sampling import Generation, Sampling
 
 Use = Literal["auto", "on", "off"]
 T = TypeVar("T")
-TOGETHER = 32  # texts that one job encodes
+TOGETHER, READ_TOGETHER = 32, 8  # texts that one job encodes; queries that one reads with, and with the judge
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Service:
         try:
             with tracing.span("encode", facts=len(facts)):
                 texts = [(fact.prompt, fact.target) for fact in facts]
-                encoded = [code for part in _parts(texts) for code in await self.worker.run(self.model.encode_facts, part)]
+                encoded = [code for part in _parts(texts, TOGETHER) for code in await self.worker.run(self.model.encode_facts, part)]
         except (QueueFull, NotReady) as error:
             return [error] * len(facts)
         encode_s = time.perf_counter() - started
@@ -264,10 +264,14 @@ class Service:
         read = partial(self.tenants.read, tenant, exclude=exclude, threshold=asked.scope_threshold, as_of=asked.as_of)
         reading, version = await read(queries)
         if asked.hops > 1 and (texts := await self.tenants.bridges(tenant, queries, exclude, as_of=asked.as_of)):
-            encoded = [key for part in _parts(texts) for key in await self.worker.run(self.model.encoder.keys, part)]
+            encoded = [key for part in _parts(texts, TOGETHER) for key in await self.worker.run(self.model.encoder.keys, part)]
             keys |= zip(texts, encoded, strict=True)
-            further, version = await read([Query(*pair) for pair in zip(texts, encoded, strict=True)])
-            reading = best(reading, further)
+            further = list[Reading]()
+            for part in _parts([Query(*pair) for pair in zip(texts, encoded, strict=True)], READ_TOGETHER):
+                found, seen = await read(part)
+                further.append(found)
+                version = min(version, seen)
+            reading = best(reading, max(further, key=lambda found: (found.score, found.similarity)))
         return reading, version
 
     @staticmethod
@@ -333,9 +337,9 @@ class Service:
             note("superseded", committed.change.replaced)
 
 
-def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Each a job of its own, so that other tenants' jobs come between."""
-    return (items[at : at + TOGETHER] for at in range(0, len(items), TOGETHER))
+    return (items[at : at + size] for at in range(0, len(items), size))
 
 
 def excluded(asked: Request, memory: EpisodicMemory) -> Collection[str]:

@@ -122,7 +122,11 @@ class Tenants(Memories):
     async def _drop(self, name: str) -> int:
         async with self._locked(name) as tenant:
             tenant.stale = True  # what fails from here on may have erased something
-            version = await self.store.drop(name)
+            try:
+                version = await self.store.drop(name)
+            except BaseException:
+                tenant.broken = True  # and what was erased does not answer, be it that nothing can be loaded
+                raise
             tenant.memory = self._empty()  # which is all that the store has now: nothing can fail after the erasure
             tenant.memory.version = version
             tenant.changes_since_snapshot, tenant.changed_at, tenant.stale, tenant.broken = 0, time.time(), False, False
@@ -263,7 +267,7 @@ class Tenants(Memories):
             memory, count, taken_at = tenant.memory, tenant.changes_since_snapshot, time.time()
             pages, version = await self.worker.run(lambda: (memory.snapshot(), memory.version))
         if await self.store.snapshot(tenant.name, pages, version, self.model.fingerprint):
-            await self.worker.run(memory.mark_stored, pages, version)  # changes are made on that thread
+            await self._surely(tenant, lambda: memory.mark_stored(pages, version))  # changes are made on that thread
             tenant.changes_since_snapshot -= min(count, tenant.changes_since_snapshot)
             tenant.changed_at = taken_at
 

@@ -99,9 +99,9 @@ class Decoder:
     @cached_property
     def joined(self) -> Tensor:
         """(V,) bool: tokens that begin in the middle of a Latin word or a number, without a space before them."""
-        known = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
         found = torch.zeros(self.embedding.weight.shape[0], dtype=torch.bool)
-        found[: len(known)] = torch.tensor([bool(_IN_WORD.match(token)) for token in known])
+        known = self.tokenizer.convert_ids_to_tokens(range(min(len(self.tokenizer), len(found))))
+        found[: len(known)] = torch.tensor([bool(token and _IN_WORD.match(token)) for token in known])
         return found.to(self.device)
 
     def chat(self, messages: list[dict[str, str]]) -> str:

@@ -419,6 +419,26 @@ async def test_an_erasure_that_may_have_been_is_looked_up(server: Server, tmp_pa
         assert (await tenants.fresh("maybe")).facts() == []
 
 
+async def test_what_is_half_erased_does_not_answer(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url, vault=tmp_path) as tenants:
+        await tenants.write("half", fact("secret"))
+        drop = tenants.store.drop
+
+        async def failing(tenant: str) -> int:
+            await drop(tenant)
+            raise StoreUnavailable("the disk of the data keys fails")
+
+        async def unread(*_: object) -> None:
+            raise StoreUnavailable("and goes on failing")
+
+        monkeypatch.setattr(tenants.store, "drop", failing)
+        monkeypatch.setattr(tenants.store, "load", unread)
+        with pytest.raises(StoreUnavailable):
+            await tenants.drop("half")
+        with pytest.raises(StoreUnavailable):
+            await tenants.fresh("half")
+
+
 async def test_only_one_server_forgets_what_expires(server: Server) -> None:
     async with holding(server.url) as one, holding(server.url) as other:
         facts = [replace(fact(f"x{number}"), expires_at=time.time() + 0.2) for number in range(10)]

@@ -90,6 +90,12 @@ def test_a_text_may_end_where_the_fact_has_been_said(answer_only: bool) -> None:
     assert sequence.text == " Oslo" and sequence.finish == ("stop" if answer_only else None)
 
 
+def test_a_vocabulary_with_gaps_and_without_rows_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = toys.decoder()
+    monkeypatch.setattr(decoder.tokenizer, "convert_ids_to_tokens", lambda ids: ["a", None, " b", *[""] * (len(ids) - 3)])
+    assert decoder.joined.nonzero().flatten().tolist() == [0] and len(decoder.joined) == decoder.embedding.weight.shape[0]
+
+
 @pytest.fixture(scope="module")
 def real() -> Model:
     settings = Settings()
