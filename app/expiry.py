@@ -69,11 +69,8 @@ class Expiry:
     async def _due(self) -> dict[str, list[float]]:
         """The marks of each tenant."""
         marks: dict[str, list[float]] = defaultdict(list)
-        now, read = time.time(), 0
-        while page := await self._tenants.store.due(now, skip=read):
-            read += len(page)
-            for name, noted in page:
-                marks[name].append(noted)
+        for name, noted in await self._tenants.store.due(time.time()):
+            marks[name].append(noted)
         return marks
 
     async def _forget_expired_of(self, name: str, marks: Sequence[float]) -> int:
@@ -91,8 +88,7 @@ class Expiry:
             return forgotten
         memory = (await self._tenants.get(name)).memory
         upcoming = await self._tenants.worker.run(lambda: memory.next_expiry)
-        for noted in marks:
-            await self._tenants.store.expired(name, noted, upcoming)
+        await self._tenants.store.expired(name, marks, upcoming)
         return forgotten
 
     async def _discard_answers(self) -> None:
