@@ -25,7 +25,8 @@ _TENANT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PAGE = re.compile(rb"(page|old):(0|[1-9][0-9]*)")
 
 FLOOR, REACH = b"floor", b"reach"
-EXPIRIES = "larimar:expiries"  # sorted set over all tenants, <tenant>:<time> or, of an earlier version, <tenant>: facts expire then
+EARLIER_EXPIRIES = "larimar:expiries"  # sorted set over all tenants, <tenant>, of an earlier version: its next fact expires then
+EXPIRIES = f"larimar:{{{EARLIER_EXPIRIES}}}:2"  # as that, and on the same node, but <tenant>:<time>: earlier versions must not read it
 
 
 @dataclass(frozen=True)

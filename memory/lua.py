@@ -193,13 +193,19 @@ return {0, last}
 """
 )
 
-# KEYS: expiries. ARGV: tenant, the time of the mark that goes, the next one or nothing. A mark of an earlier version, the tenant
-# alone, goes unless its time is another by now.
+# KEYS: expiries, those of an earlier version. ARGV: tenant, when its next fact expires or nothing, the next mark or nothing, the times
+# of the marks that go. An earlier version's mark, the tenant alone, moves as that version would move it, unless its time is another
+# by now.
 EXPIRED = """
-local tenant, noted, upcoming = ARGV[1], ARGV[2], ARGV[3]
-if upcoming ~= '' then redis.call('ZADD', KEYS[1], upcoming, tenant .. ':' .. upcoming) end
-if upcoming ~= noted then redis.call('ZREM', KEYS[1], tenant .. ':' .. noted) end
-local old = redis.call('ZSCORE', KEYS[1], tenant)
-if old and tonumber(old) == tonumber(noted) then redis.call('ZREM', KEYS[1], tenant) end
+local tenant, upcoming, mark = ARGV[1], ARGV[2], ARGV[3]
+local earlier = redis.call('ZSCORE', KEYS[2], tenant)
+for i = 4, #ARGV do
+  redis.call('ZREM', KEYS[1], tenant .. ':' .. ARGV[i])
+  redis.call('ZREM', KEYS[2], tenant .. ':' .. ARGV[i])
+  if earlier and tonumber(earlier) == tonumber(ARGV[i]) then
+    if upcoming == '' then redis.call('ZREM', KEYS[2], tenant) else redis.call('ZADD', KEYS[2], upcoming, tenant) end
+  end
+end
+if mark ~= '' then redis.call('ZADD', KEYS[1], mark, tenant .. ':' .. mark) end
 return redis.status_reply('OK')
 """

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from redis.asyncio.retry import Retry
@@ -30,6 +32,8 @@ __all__ = ["CommitUnknown", "Recovered", "RedisStore"]
 
 TURN_MS = 1000
 HINDSIGHT_S = 60.0  # a commit has come through by then, or never will
+EXACT_S = 16.0  # what expires sooner has a mark of just its time
+MARKS = 1000  # of expiry, in one command
 
 
 class RedisStore:
@@ -270,11 +274,12 @@ class RedisStore:
     async def expect_expiry(self, tenant: str, at: float) -> None:
         """Marks that a fact of the tenant expires at `at` (Unix time), before it is committed.
 
-        Each time has a mark of its own, which goes when somebody has looked at the memory after it. The commit may be later than
-        that look: so what expires soon is looked for once more, when its commit has come through or never will.
+        A mark goes when somebody has looked at the memory after its time. The commit may be later than that look: so what
+        expires soon is looked for once more, when its commit has come through or never will.
         """
-        marks, now = [at], time.time()
-        if at < now + HINDSIGHT_S:
+        now = time.time()
+        marks = [_mark(at, now)]
+        if marks[0] < now + HINDSIGHT_S:
             marks.append(HINDSIGHT_S * (now // HINDSIGHT_S + 2))
 
         async def note() -> None:
@@ -282,23 +287,33 @@ class RedisStore:
 
         await self._link.call(note, hurry=True)
 
-    async def due(self, now: float, skip: int = 0) -> list[tuple[str, float]]:
-        """Marks of facts that expired by `now`, tenant and time: some of them, behind the first `skip`."""
+    async def due(self, now: float) -> list[tuple[str, float]]:
+        """The marks of facts that expire by `now`, tenant and time."""
+        found: list[tuple[bytes, float]] = []
 
-        async def ask() -> list[tuple[bytes, float]]:
-            found = await self._link.near(names.EXPIRIES).zrangebyscore(names.EXPIRIES, "-inf", now, start=skip, num=100, withscores=True)
-            return cast("list[tuple[bytes, float]]", found)
+        async def ask(key: str, skip: int) -> list[tuple[bytes, float]]:
+            page = await self._link.near(key).zrangebyscore(key, "-inf", now, start=skip, num=MARKS, withscores=True)
+            return cast("list[tuple[bytes, float]]", page)
 
-        return [(mark.decode().partition(":")[0], at) for mark, at in await self._link.call(ask, hurry=True)]
+        for key in (names.EXPIRIES, names.EARLIER_EXPIRIES):
+            read = 0
+            while page := await self._link.call(partial(ask, key, read), hurry=True):
+                found += page
+                read += len(page)
+                if len(page) < MARKS:
+                    break
+        return [(mark.decode().partition(":")[0], at) for mark, at in found]
 
-    async def expired(self, tenant: str, noted: float, upcoming: float | None) -> None:
-        """Takes a mark away for which the newest memory was looked at, and marks when its next fact expires, None for never."""
+    async def expired(self, tenant: str, noted: Sequence[float], upcoming: float | None) -> None:
+        """Takes marks away for which the newest memory was looked at, and marks when its next fact expires, None for never."""
+        expires = ["", ""] if upcoming is None else [repr(upcoming), repr(_mark(upcoming, time.time()))]
 
-        async def note() -> None:
-            args = [tenant, repr(noted), "" if upcoming is None else repr(upcoming)]
-            await self._link.near(names.EXPIRIES).register_script(lua.EXPIRED)(keys=[names.EXPIRIES], args=args)
+        async def note(marks: Sequence[float]) -> None:
+            script = self._link.near(names.EXPIRIES).register_script(lua.EXPIRED)
+            await script(keys=[names.EXPIRIES, names.EARLIER_EXPIRIES], args=[tenant, *expires, *map(repr, marks)])
 
-        await self._link.call(note, hurry=True)
+        for start in range(0, len(noted), MARKS):
+            await self._link.call(partial(note, noted[start : start + MARKS]), hurry=True)
 
     async def size_bytes(self, tenant: str) -> int:
         """About how much memory the tenant takes in the server."""
@@ -325,3 +340,13 @@ def _entries(tenant: str, changes: Sequence[Change], data_keys: Mapping[int, Dat
             sealed = data_keys[change.version].seal(tenant, change.version, record.pack(change.fact))
         entries.append([part for item in change.to_fields(sealed, fingerprint).items() for part in item])
     return entries
+
+
+def _mark(at: float, now: float) -> float:
+    """When to look for what expires at `at`: then or, while that is far off, up to a 32nd of the way earlier, on a grid. So a tenant
+    has few marks, however many of its facts expire; that look marks the time again, from nearer by."""
+    ahead = at - now
+    if not EXACT_S <= ahead < math.inf:
+        return at
+    step = 2.0 ** math.floor(math.log2(ahead / 32))
+    return at // step * step

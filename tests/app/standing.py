@@ -14,7 +14,7 @@ from redis import Redis
 from app.chaos.processes import Larimar
 from app.settings import Settings
 from memory.embedded import running_url
-from memory.keys import EXPIRIES
+from memory.keys import EARLIER_EXPIRIES, EXPIRIES
 from memory.store import HINDSIGHT_S
 from tests.app.hosting import hosted
 
@@ -67,4 +67,4 @@ class Standing:
     def due(self, now: float) -> bool:
         """Whether a time of expiry that is over still stands in the store."""
         with Redis.from_url(running_url(self.folder)) as store:
-            return bool(store.zcount(EXPIRIES, 0, now))
+            return any(store.zcount(key, 0, now) for key in (EXPIRIES, EARLIER_EXPIRIES))

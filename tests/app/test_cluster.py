@@ -80,7 +80,7 @@ async def test_tenants_are_spread_and_each_lies_on_one_node(cluster: Cluster, cl
         assert len(changes) == 3
     assert sorted([tenant async for tenant in store.tenants()]) == sorted(TENANTS)
     assert {name for name, _ in await store.due(6.0)} == set(TENANTS)
-    await store.expired("alpha", 5.0, None)
+    await store.expired("alpha", [5.0], None)
     assert {name for name, _ in await store.due(6.0)} == set(TENANTS) - {"alpha"}
     assert [hit async for hit in keys_with(client, [Needle("word", b"rocket")])] == []
     assert [hit async for hit in keys_with(client, [Needle("name", b"{beta}")])]
