@@ -98,8 +98,12 @@ for i = 1, #set_keys, 2 do redis.call('HSET', keys, set_keys[i], set_keys[i + 1]
 for i = 1, #del_keys do redis.call('HDEL', keys, del_keys[i]) end
 for i = 1, #del_answers, 2 do delete_answer(answers, del_answers[i], del_answers[i + 1]) end
 for i = 1, #set_answers, 2 do redis.call('HSET', answers, set_answers[i], set_answers[i + 1]) end
-for i = 2, #spent_now, 2 do redis.call('ZADD', spent, spent_now[i + 1], spent_now[i]) end
-if #spent_now > 1 then redis.call('ZREMRANGEBYSCORE', spent, '-inf', before) end
+for i = 4, #spent_now, 2 do redis.call('ZADD', spent, spent_now[i + 1], spent_now[i]) end
+if #spent_now > 3 then
+  redis.call('ZREMRANGEBYSCORE', spent, '-inf', before)
+  redis.call('ZREMRANGEBYRANK', spent, 0, -1 - tonumber(spent_now[3]))
+  redis.call('PEXPIRE', spent, spent_now[2])
+end
 return {0}
 """
 )
