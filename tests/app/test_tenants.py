@@ -282,6 +282,15 @@ async def test_nothing_grows_beyond_the_limits(server: Server) -> None:
         assert sorted(f.id for f in (await tenants.fresh(name)).facts()) == ["b", "f"]
 
 
+async def test_the_limit_of_bytes_counts_what_the_same_commit_writes(server: Server) -> None:
+    async with holding(server.url, max_bytes=30_000) as tenants:
+        outcomes = await tenants.write_many("block", [fact(f"f{number}") for number in range(256)])
+        one = (await tenants.get("block")).memory.size_bytes / (accepted := sum(isinstance(told, Committed) for told in outcomes))
+        assert all(isinstance(told, Committed) for told in outcomes[:accepted]) and isinstance(outcomes[-1], TenantFull)
+        assert 30_000 <= accepted * one < 30_000 + 1.1 * one  # as one by one: the fact that reaches the limit is the last
+        await tenants.drop("block")
+
+
 async def others_wrote(writer: Tenants, reader: Tenants, name: str) -> None:
     """A fact that the reader has is forgotten, among other changes."""
     await writer.write(name, fact("gone"))
