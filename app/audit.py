@@ -67,7 +67,7 @@ class AuditLog:
         while exchange.events and key is not None:
             if self._full and self._well:
                 with suppress(RedisError, OSError):
-                    await self._make_room()
+                    await self._append(for_room=True)
                 continue
             action, fact_id = exchange.events.popleft()
             if self._full:
@@ -79,18 +79,21 @@ class AuditLog:
     def _full(self) -> bool:
         return len(self._waiting) >= WAITING
 
-    async def _make_room(self) -> None:
-        async with self._appending:
-            if self._full and self._well:  # still, after the wait for others
-                await self._append()
-
     async def flush(self) -> None:
         """Append what waits. Raises RedisError or OSError, and then it still waits."""
         while self._waiting:
-            async with self._appending:
-                await self._append()
+            await self._append()
 
-    async def _append(self) -> None:
+    async def _append(self, *, for_room: bool = False) -> None:
+        """Append some of what waits. Who is cancelled meanwhile leaves it to its end: what was sent must not be sent again."""
+        await asyncio.shield(asyncio.ensure_future(self._append_in_turn(for_room)))
+
+    async def _append_in_turn(self, for_room: bool) -> None:
+        async with self._appending:
+            if not for_room or (self._full and self._well):  # still, after the wait for others
+                await self._append_batch()
+
+    async def _append_batch(self) -> None:
         batch = [self._waiting[i] for i in range(min(256, len(self._waiting)))]
         pipe = near(self._client, STREAM).pipeline(transaction=True)
         for entry in batch:

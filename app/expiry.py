@@ -123,9 +123,9 @@ class Expiry:
     async def _discard_answers(self) -> None:
         before = time.time() - KEPT_S
 
-        def old(memory: EpisodicMemory) -> list[str]:
+        def old(memory: EpisodicMemory) -> list[tuple[str, int]]:
             kept = memory.facts(limit=len(memory), where=lambda fact: bool(fact.answer) and fact.created_at < before)
-            return [fact.answer for fact in kept]
+            return [(fact.answer, fact.version) for fact in kept]
 
         for tenant in self._tenants.loaded:
             await self._tenants.store.discard_answers(tenant.name, await self._tenants.worker.run(old, tenant.memory))

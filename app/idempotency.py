@@ -51,7 +51,7 @@ class Idempotency:
             return None
         kept = json.loads(content)
         if time.time() - kept["at"] > KEPT_S:
-            await store.discard_answers(tenant, [self.name])
+            await store.discard_answers(tenant, [(self.name, kept["answer"]["version"])])
             return None
         if kept["body"] != self.body:
             raise KeyReused

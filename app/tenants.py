@@ -68,12 +68,14 @@ class Tenants(Memories):
 
             def plan(memory: EpisodicMemory, left: Sequence[Fact] = left) -> Sequence[Change | Exception]:
                 accepted: list[Fact] = []
+                weight = 0
                 for fact in left[:BLOCK]:
-                    if (refusal := self._refusal(memory, fact, on_conflict, len(accepted))) is not None:
+                    if (refusal := self._refusal(memory, fact, on_conflict, len(accepted), weight)) is not None:
                         if not accepted:
                             return [refusal]
                         break
                     accepted.append(fact)
+                    weight += held_bytes(fact) + 8 * (len(fact.key) + self.pages.slots) + 12 * len(fact.code)  # and its row, solved
                 return memory.plan_block(accepted, keep=on_conflict == "version")
 
             try:
@@ -82,20 +84,23 @@ class Tenants(Memories):
                 outcomes += [error] * len(left)
         return outcomes
 
-    def _refusal(self, memory: EpisodicMemory, fact: Fact, on_conflict: OnConflict, pending: int) -> Exception | None:
+    def _refusal(self, memory: EpisodicMemory, fact: Fact, on_conflict: OnConflict, pending: int, weight: int) -> Exception | None:
         taken = memory.holder(fact.prompt)
         if taken is not None and on_conflict == "error":
             return PromptTaken(taken)
         replaced = memory.get(taken) if taken is not None and on_conflict == "supersede" else None
-        return self._overfull(memory, fact, replaced, pending)
+        return self._overfull(memory, fact, replaced, pending, weight)
 
-    def _overfull(self, memory: EpisodicMemory, fact: Fact, replaced: Fact | None, pending: int = 0) -> TenantFull | None:
-        """Whether the tenant has no room for a fact, in the place of another that is forgotten for it or beside all. History counts."""
+    def _overfull(
+        self, memory: EpisodicMemory, fact: Fact, replaced: Fact | None, pending: int = 0, weight: int = 0
+    ) -> TenantFull | None:
+        """Whether the tenant has no room for a fact, in the place of another that is forgotten for it or beside all. History counts,
+        and `pending` facts of `weight` bytes that the same commit writes."""
         held, limits = len(memory) + memory.history, self.holding
         if replaced is None and 0 < limits.max_facts <= held + pending:
             return TenantFull("facts", held, limits.max_facts)
         grows = replaced is None or held_bytes(fact) > held_bytes(replaced)
-        if grows and 0 < limits.max_bytes <= memory.size_bytes:
+        if grows and 0 < limits.max_bytes <= memory.size_bytes + weight:
             return TenantFull("bytes", memory.size_bytes, limits.max_bytes)
         return None
 

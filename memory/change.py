@@ -73,9 +73,9 @@ class Change:
             raise CorruptChange(f"a log entry cannot be read: {error!r}") from error
 
 
-def answers_of(fact: Fact) -> tuple[tuple[str, float], ...]:
-    """What `Change.answers` holds of a fact that is replaced or forgotten."""
-    return ((fact.answer, fact.created_at),) if fact.answer else ()
+def answers_of(*facts: Fact) -> tuple[tuple[str, float], ...]:
+    """What `Change.answers` holds of facts that are replaced or forgotten."""
+    return tuple((fact.answer, fact.created_at) for fact in facts if fact.answer)
 
 
 def by_page(changes: Sequence[Change]) -> dict[int, list[Change]]:

@@ -34,7 +34,7 @@ class Commit:
         version: what the first change becomes; the others follow.
         entries: the fields of each change's entry, name and value in turn.
         writer: who may have claimed the turn.
-        lists: data keys to set and to delete, answers to set and to delete, and what is `answer.spent`.
+        lists: data keys to set and to delete, answers to set and to delete (name and version), and what is `answer.spent`.
     """
 
     def __init__(

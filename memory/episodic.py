@@ -169,8 +169,8 @@ class EpisodicMemory:
         return planned
 
     def plan_block(self, facts: Sequence[Fact], *, keep: bool = False) -> list[Change | MemoryError_]:
-        """The changes that write the first of `facts` in one commit. Each supersedes the fact with the same prompt: that is
-        forgotten or, with `keep`, made history.
+        """The changes that write the first of `facts` in one commit. Each supersedes the fact with the same prompt (of an
+        earlier version's several, those on the newest one's page): that is forgotten or, with `keep`, made history.
 
         Returns:
             An outcome for each fact that the block takes, at least one: its change, or why it is refused (DuplicateId,
@@ -179,7 +179,7 @@ class EpisodicMemory:
         """
         refusals: list[MemoryError_ | None] = []
         taken: dict[str, Fact] = {}  # by prompt
-        freed: set[str | None] = set()
+        freed: set[str] = set()
         size = 0
         for fact in facts:
             if fact.id in freed:
@@ -191,7 +191,7 @@ class EpisodicMemory:
                     break
                 taken[prompt] = fact
                 if not keep:
-                    freed.add(self._register.holder(fact.prompt))
+                    freed.update(self._register.holders(fact.prompt))
             refusals.append(refusal)
         changes = iter(self._changes(taken, keep))
         return [next(changes) if refusal is None else refusal for refusal in refusals]
@@ -218,13 +218,13 @@ class EpisodicMemory:
         block = self.version + len(facts) if len(facts) > 1 else 0
         changes: list[Change] = []
         for version, fact in enumerate(facts.values(), self.version + 1):
-            old = self._register.holder(fact.prompt)
-            page = placement.next(None if old is None else self._register.page_of(old))
+            old = [self._register.get(holder) for holder in self._register.holders(fact.prompt)]
+            page = placement.next(self._register.page_of(old[0].id) if old else None)
             change = Change(version, "write", page, replace(fact, version=version), block=block)
-            if old is not None:
-                replaced = self._register.get(old)
-                change = replace(change, replaced=(old,), answers=() if keep else answers_of(replaced))
-                change = replace(change, retires=(replaced.version,)) if keep else replace(change, forgets=(replaced.version,))
+            if old:
+                gone = tuple(fact.version for fact in old)
+                change = replace(change, replaced=tuple(fact.id for fact in old), answers=() if keep else answers_of(*old))
+                change = replace(change, retires=gone) if keep else replace(change, forgets=gone)
             changes.append(change)
         return changes
 

@@ -7,7 +7,8 @@
     larimar:{tenant}:parts        hash; <n>:<token>:<i> -> a part of a page's bytes, under 1 MiB
     larimar:{tenant}:data-keys    hash; version -> data key of the fact written by it; unused where keys lie in files
     larimar:{tenant}:answers      hash; digest of an Idempotency-Key -> the sealed answer
-    larimar:{tenant}:spent        sorted set; digest of an Idempotency-Key whose fact was replaced or forgotten, by when it was used
+    larimar:{tenant}:spent        sorted set; digest of an Idempotency-Key whose fact was replaced or forgotten, by when it was used;
+                                  at most answer.MOST_SPENT, with an expiry
     larimar:{tenant}:lease        string; the token of who may write a snapshot, with an expiry
     larimar:{tenant}:fence        string; the last token given
     larimar:{tenant}:turn         string; the writer whose commit comes next, with an expiry

@@ -25,6 +25,11 @@ local function has_type(key, wanted)
   local got = redis.call('TYPE', key).ok
   return got == wanted or got == 'none'
 end
+-- An answer given since under the same name, for another fact, stays.
+local function delete_answer(answers, name, version)
+  local found = redis.call('HGET', answers, name)
+  if found and string.sub(found, 1, #version + 1) == version .. ':' then redis.call('HDEL', answers, name) end
+end
 -- The last version ever given, whether or not its entry is still there; nil without a log.
 local function last_version()
   if redis.call('EXISTS', log) == 0 then return nil end
@@ -50,8 +55,8 @@ return {0}
 COMMITTED, REPEATED, CONFLICT, LOST, FENCED, ANSWERED = 0, 1, 2, 3, 4, 5
 
 # KEYS: log, pages, data keys, answers, turn, spent. ARGV: first version, nonce, number of entries, the fields of each; lists of
-# data keys to set and delete, of answers to set and delete, and of the time before which what is spent goes and what is spent now,
-# name and time; the writer. Entry i takes the version first + i - 1. Returns {COMMITTED},
+# data keys to set and delete, of answers to set and to delete (name and the version of its fact), and of what `answer.spent`
+# gives; the writer. Entry i takes the version first + i - 1. Returns {COMMITTED},
 # {REPEATED} (this very commit came through before), {CONFLICT, last version, whether the version's entry is still
 # there}, {LOST} (there are pages, so there was a log) or {ANSWERED} (there is an answer of this name already, or it is spent).
 COMMIT = (
@@ -91,10 +96,24 @@ end
 for i = 1, #entries do redis.call('XADD', log, (version + i - 1) .. '-0', 'nonce', nonce, unpack(entries[i])) end
 for i = 1, #set_keys, 2 do redis.call('HSET', keys, set_keys[i], set_keys[i + 1]) end
 for i = 1, #del_keys do redis.call('HDEL', keys, del_keys[i]) end
+for i = 1, #del_answers, 2 do delete_answer(answers, del_answers[i], del_answers[i + 1]) end
 for i = 1, #set_answers, 2 do redis.call('HSET', answers, set_answers[i], set_answers[i + 1]) end
-for i = 1, #del_answers do redis.call('HDEL', answers, del_answers[i]) end
-for i = 2, #spent_now, 2 do redis.call('ZADD', spent, spent_now[i + 1], spent_now[i]) end
-if #spent_now > 1 then redis.call('ZREMRANGEBYSCORE', spent, '-inf', before) end
+for i = 4, #spent_now, 2 do redis.call('ZADD', spent, spent_now[i + 1], spent_now[i]) end
+if #spent_now > 3 then
+  redis.call('ZREMRANGEBYSCORE', spent, '-inf', before)
+  redis.call('ZREMRANGEBYRANK', spent, 0, -1 - tonumber(spent_now[3]))
+  redis.call('PEXPIRE', spent, spent_now[2])
+end
+return {0}
+"""
+)
+
+# KEYS: log, pages, answers. ARGV: list of names and versions of their facts. Returns {COMMITTED}.
+DISCARD = (
+    _SHARED
+    + """
+local gone = take_list()
+for i = 1, #gone, 2 do delete_answer(KEYS[3], gone[i], gone[i + 1]) end
 return {0}
 """
 )

@@ -28,7 +28,7 @@ class Register:
         self._facts: dict[str, Fact] = {}
         self._page_of: dict[str, int] = {}
         self._by_version: dict[int, str] = {}
-        self._by_prompt: dict[str, str] = {}
+        self._by_prompt: dict[str, tuple[str, ...]] = {}  # several only of an earlier version, which told more prompts apart
         self._history: set[str] = set()
         self._ids: list[str] = []  # of all facts, sorted
         self._directory = Directory(dim)
@@ -63,8 +63,13 @@ class Register:
         return normalise(self._clean(prompt))
 
     def holder(self, prompt: str) -> str | None:
-        """The id of the fact with this prompt."""
-        return self._by_prompt.get(self.identity(prompt))
+        """The id of the fact with this prompt, of several the newest."""
+        return next(iter(self.holders(prompt)), None)
+
+    def holders(self, prompt: str) -> list[str]:
+        """The ids of the facts with this prompt that one change can replace, newest first: those on the newest one's page."""
+        found = sorted(self._by_prompt.get(self.identity(prompt), ()), key=lambda held: -self._facts[held].version)
+        return [held for held in found if self._page_of[held] == self._page_of[found[0]]]
 
     def written_by(self, version: int) -> str | None:
         """The id of the fact that this version wrote."""
@@ -94,7 +99,8 @@ class Register:
             if fact.until:
                 self._history.add(fact.id)
             else:
-                self._by_prompt[self.identity(fact.prompt)] = fact.id
+                identity = self.identity(fact.prompt)
+                self._by_prompt[identity] = (*self._by_prompt.get(identity, ()), fact.id)
         if len(facts) == 1:
             insort(self._ids, facts[0].id)
         else:
@@ -112,6 +118,9 @@ class Register:
             self._history.remove(fact_id)
             return fact
         self._directory.remove(fact_id)
-        if self._by_prompt.get(identity := self.identity(fact.prompt)) == fact_id:
-            del self._by_prompt[identity]
+        identity = self.identity(fact.prompt)
+        if left := tuple(held for held in self._by_prompt.get(identity, ()) if held != fact_id):
+            self._by_prompt[identity] = left
+        else:
+            self._by_prompt.pop(identity, None)
         return fact

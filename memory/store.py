@@ -150,7 +150,9 @@ class RedisStore:
         data_keys = {change.version: DataKey.new() for change in changes if change.fact is not None}
         entries = await asyncio.to_thread(_entries, tenant, changes, data_keys, fingerprint)
         forgotten = [version for change in changes for version in change.forgets]
-        ended: list[str | bytes] = [name for change in changes for name, _ in change.answers]
+        ended: list[str | bytes] = [
+            part for change in changes for name, _ in change.answers for gone in change.forgets for part in (name, str(gone))
+        ]
         lists: list[list[str | bytes]] = [[], [], [], ended, spent(changes)]
         if answer is not None:
             name, content = answer
@@ -200,13 +202,14 @@ class RedisStore:
         data_key = (await self._data_keys(keys, [version])).get(version, {}).get(record.key_id(sealed))
         return None if data_key is None else data_key.open(tenant, version, sealed)
 
-    async def discard_answers(self, tenant: str, names: Sequence[str]) -> None:
-        """Deletes answers that nobody may ask for any more."""
-        if names:
+    async def discard_answers(self, tenant: str, answers: Sequence[tuple[str, int]]) -> None:
+        """Deletes answers that nobody may ask for any more, by name and version of their fact."""
+        if answers:
             keys = Keys(tenant)
+            gone = [str(part) for answer in answers for part in answer]
 
-            async def delete() -> int:
-                return int(await self._link.near(keys.answers).hdel(keys.answers, *names))
+            async def delete() -> list[int]:
+                return await self._link.run(lua.DISCARD, [keys.log, keys.pages, keys.answers], [len(gone), *gone])
 
             await self._link.call(delete, tenant=tenant)
 

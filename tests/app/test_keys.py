@@ -182,6 +182,31 @@ async def test_the_audit_log_keeps_what_it_can_for_a_store_that_is_away(client: 
 
 
 @pytest.mark.anyio
+async def test_a_request_that_is_cancelled_while_it_waits_for_room_is_recorded_once(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.audit.WAITING", 300)
+    log, request, execute = AuditLog(client, Metrics(), keep=10**6), busy(600), Pipeline.execute
+    sent = asyncio.Event()
+
+    async def slow(pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        replies = await execute(pipe, *args, **kwargs)
+        sent.set()
+        await asyncio.sleep(0.05)
+        return replies
+
+    with monkeypatch.context() as slowly:
+        slowly.setattr(Pipeline, "execute", slow)
+        waiting = asyncio.create_task(log.record(request))
+        await sent.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await log.record(request)
+        await log.flush()
+    entries = [entry.fact for _, entry in await log.export(limit=10**6)]
+    assert entries == [f"f{n}" for n in range(600)]
+
+
+@pytest.mark.anyio
 async def test_a_tenant_no_memory_can_have_gets_no_key(client: Redis) -> None:
     for tenant in ("", "a:b", "a{b}", "a/b", "a" * 65, "a\x00b"):
         with pytest.raises(ValueError):

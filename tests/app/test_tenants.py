@@ -27,6 +27,7 @@ from app.schemas import FactIn
 from app.service import Request, excluded
 from app.tenant import Committed
 from app.tenants import Tenants
+from memory.answer import KEPT_S
 from memory.errors import AnswerExists, AnswerSpent, DuplicateId, FactNotFound, StoreUnavailable
 from memory.fact import Fact
 from memory.keys import Keys, tenant_of
@@ -140,6 +141,27 @@ async def test_a_key_stays_spent_through_snapshots_and_on_other_servers(server: 
         assert [f.id for f in (await tenants.fresh("spent")).facts()] == ["newer"]
         await tenants.drop("spent")
         assert await once.recall(tenants.store, "spent") is None
+
+
+@pytest.mark.parametrize("prompt", ["prompt of k", "another prompt"])
+async def test_a_key_used_again_after_a_day_has_its_new_answer(server: Server, prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, again = (Idempotency.of("day", "K1", FactIn(prompt=asked, target="t")) for asked in ("prompt of k", prompt))
+    now = time.time()
+    async with holding(server.url) as tenants:
+        with monkeypatch.context() as yesterday:
+            yesterday.setattr(time, "time", lambda: now - KEPT_S - 60)
+            await tenants.write("day", replace(fact("k"), created_at=time.time()), answer=first.answer)
+        assert await again.recall(tenants.store, "day") is None
+        await tenants.write("day", replace(fact("new", prompt), created_at=now), answer=again.answer)
+        assert (written := await again.recall(tenants.store, "day")) is not None and written.id == "new"
+        await Expiry(tenants)._discard_answers()
+        if prompt == "another prompt":
+            await tenants.forget("day", "k")
+        assert (written := await again.recall(tenants.store, "day")) is not None and written.id == "new"
+        await tenants.forget("day", "new")
+        with pytest.raises(AnswerSpent):
+            await again.recall(tenants.store, "day")
+        await tenants.drop("day")
 
 
 async def test_an_evicted_memory_comes_back(server: Server) -> None:
@@ -258,6 +280,15 @@ async def test_nothing_grows_beyond_the_limits(server: Server) -> None:
         await tenants.update(name, "b", lambda fact: replace(fact, expires_at=time.time() + 1e6))
         await tenants.write(name, fact("f", "the same"))
         assert sorted(f.id for f in (await tenants.fresh(name)).facts()) == ["b", "f"]
+
+
+async def test_the_limit_of_bytes_counts_what_the_same_commit_writes(server: Server) -> None:
+    async with holding(server.url, max_bytes=30_000) as tenants:
+        outcomes = await tenants.write_many("block", [fact(f"f{number}") for number in range(256)])
+        one = (await tenants.get("block")).memory.size_bytes / (accepted := sum(isinstance(told, Committed) for told in outcomes))
+        assert all(isinstance(told, Committed) for told in outcomes[:accepted]) and isinstance(outcomes[-1], TenantFull)
+        assert 30_000 <= accepted * one < 30_000 + 1.1 * one  # as one by one: the fact that reaches the limit is the last
+        await tenants.drop("block")
 
 
 async def others_wrote(writer: Tenants, reader: Tenants, name: str) -> None:

@@ -74,6 +74,35 @@ def test_a_change_round_trips_and_holds_no_word_of_its_fact() -> None:
             Change.from_fields(fields | {name: fields[name] + b"x"})
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_correction_replaces_all_that_an_earlier_version_told_apart(keep: bool) -> None:
+    told = [replace(fact(1, prompt), id=f"f{v}", version=v, code=code(v)) for v, prompt in enumerate(("Q: who?", "Who?", "who?"), 1)]
+    pages = {0: StoredPage(3, tuple(told[:2])), 1: StoredPage(3, (told[2],))}
+    clean = Scope(clean=lambda prompt: prompt.removeprefix("Q: "))
+
+    def restored() -> EpisodicMemory:
+        return EpisodicMemory.restore(DIM, SMALL, clean, pages=pages, changes=[], version=3)
+
+    memory = restored()
+    assert memory.holder("who?") == "f3"
+    memory.apply([memory.plan_forget("f3")])
+    assert memory.holder("who?") == "f2"  # it is still there
+    (change,) = memory.plan_block([fact(1, "who?")], keep=keep)
+    assert isinstance(change, Change) and change.replaced == ("f2", "f1") and change.page == 0
+    assert (change.retires, change.forgets) == (((2, 1), ()) if keep else ((), (2, 1)))
+    memory.apply([change])
+    assert [held.id for held in memory.facts()] == ["f0001"] and memory.history == (2 if keep else 0)
+    recalled = memory.recall("f0001")
+    assert close(recalled, fact(1).code.to(recalled))
+    memory.apply([memory.plan_forget("f0001")])
+    assert memory.holder("who?") is None
+    memory = restored()  # what lies on another page stays and takes over
+    memory.apply([memory.plan_write(fact(1, "who?"))])
+    assert [held.id for held in memory.facts()] == ["f0001", "f1", "f2"] and memory.holder("who?") == "f0001"
+    memory.apply([memory.plan_forget("f0001")])
+    assert memory.holder("who?") == "f2"
+
+
 def test_what_is_made_already_is_not_replayed() -> None:
     memory, again = EpisodicMemory(DIM, SMALL, Scope()), EpisodicMemory(DIM, SMALL, Scope())
     changes = [memory.plan_write(fact(1))]

@@ -101,6 +101,18 @@ class TestCommit:
         await store.commit(tenant, replace(forget(5, 4), answers=(("another", now),)), fingerprint=MODEL)
         assert await client.zrange(keys.spent, 0, -1) == [b"another"]  # what is over goes with the next
 
+    async def test_spent_keys_are_bounded_and_expire(
+        self, store: RedisStore, client: Redis, tenant: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("memory.answer.MOST_SPENT", 3)
+        spent, now = Keys(tenant).spent, time.time()
+        await store.commit(tenant, write(1), fingerprint=MODEL)
+        for version in range(2, 7):
+            gone = replace(write(version, forgets=[version - 1]), answers=((f"key {version}", now + version),))
+            await store.commit(tenant, gone, fingerprint=MODEL)
+        assert await client.zrange(spent, 0, -1) == [b"key 4", b"key 5", b"key 6"]
+        assert KEPT_S - 60 < await client.ttl(spent) <= KEPT_S
+
     async def test_follow(self, store: RedisStore, tenant: str) -> None:
         changes = await fill(store, tenant, 5)
         assert plain(await store.follow(tenant, 2, MODEL) or []) == plain(changes[2:])
