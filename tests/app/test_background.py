@@ -20,11 +20,6 @@ from tests.app.serving import serving
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_a_task_that_misses_its_cancellation_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
     missed: list[str] = []
 

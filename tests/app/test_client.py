@@ -19,11 +19,6 @@ def url() -> Iterator[str]:
         yield str(client.base_url)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.mark.service
 def test_teach_ask_stream_forget(url: str) -> None:
     with Client(url) as larimar:

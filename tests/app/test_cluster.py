@@ -28,11 +28,6 @@ TENANTS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         started = Cluster(tmp_path_factory.mktemp("c"))

@@ -6,7 +6,6 @@ import asyncio
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,20 +21,9 @@ from memory.connection import connect
 from memory.errors import StoreUnavailable
 from memory.keys import EARLIER_EXPIRIES, EXPIRIES
 from tests.app.holding import NoModel, fact, holding
-from tests.memory.servers import KINDS, Server, running
+from tests.memory.servers import Server
 
 pytestmark = [pytest.mark.service, pytest.mark.anyio]
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(request.param, tmp_path_factory.mktemp("e")) as server:
-        yield server
 
 
 async def test_tenants_that_cannot_be_read_do_not_keep_the_others_from_expiring(

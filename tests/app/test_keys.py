@@ -42,11 +42,6 @@ async def client(valkey: EmbeddedValkey) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.mark.anyio
 async def test_a_key_is_stored_as_its_hash_only(client: Redis) -> None:
     secret, key = await KeyRing(client).create("acme", ["write", "read"])

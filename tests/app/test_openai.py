@@ -115,11 +115,6 @@ async def test_the_asynchronous_client(server: httpx.Client) -> None:
         assert [chunk async for chunk in stream][-1].choices[0].finish_reason in ("length", "stop")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.mark.parametrize(
     ("body", "says"),
     [

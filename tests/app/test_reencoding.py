@@ -25,11 +25,6 @@ PAGES = PageSettings(slots=32)
 DIM, WIDTH = 48, 20
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @dataclass(frozen=True)
 class NewModel(NoModel):
     """Other keys of another width, other codes. Attributes: meanwhile: called before facts are encoded."""

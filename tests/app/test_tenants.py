@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -34,21 +33,10 @@ from memory.keys import Keys, tenant_of
 from memory.query import Query
 from memory.vault import Vault
 from tests.app.holding import DIM, drawn, fact, holding
-from tests.memory.servers import KINDS, Server, running
+from tests.memory.servers import Server
 
 pytestmark = [pytest.mark.service, pytest.mark.anyio]
 INTERLEAVED = int(os.environ.get("TEST_INTERLEAVED", "200"))  # changes by two servers; the recorded run makes 10,000
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(request.param, tmp_path_factory.mktemp("t")) as server:
-        yield server
 
 
 async def test_many_facts_take_few_commits_and_load_bit_for_bit(server: Server) -> None:
@@ -435,37 +423,35 @@ async def test_what_is_erased_answers_no_more_whatever_goes_away(
         assert (await tenants.fresh(name)).checksum() == live
 
 
+async def erased_without_an_answer(tenants: Tenants, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store erases a tenant, and fails before it says so."""
+    drop = tenants.store.drop
+
+    async def unheard(tenant: str) -> int:
+        await drop(tenant)
+        raise StoreUnavailable("no answer")
+
+    monkeypatch.setattr(tenants.store, "drop", unheard)
+    with pytest.raises(StoreUnavailable):
+        await tenants.drop(name)
+
+
 async def test_an_erasure_that_may_have_been_is_looked_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with holding(server.url, vault=tmp_path) as tenants:
         await tenants.write("maybe", fact("secret"))
-        drop = tenants.store.drop
-
-        async def unheard(tenant: str) -> int:
-            await drop(tenant)
-            raise StoreUnavailable("no answer")
-
-        monkeypatch.setattr(tenants.store, "drop", unheard)
-        with pytest.raises(StoreUnavailable):
-            await tenants.drop("maybe")
+        await erased_without_an_answer(tenants, "maybe", monkeypatch)
         assert (await tenants.fresh("maybe")).facts() == []
 
 
 async def test_what_is_half_erased_does_not_answer(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with holding(server.url, vault=tmp_path) as tenants:
         await tenants.write("half", fact("secret"))
-        drop = tenants.store.drop
-
-        async def failing(tenant: str) -> int:
-            await drop(tenant)
-            raise StoreUnavailable("the disk of the data keys fails")
 
         async def unread(*_: object) -> None:
             raise StoreUnavailable("and goes on failing")
 
-        monkeypatch.setattr(tenants.store, "drop", failing)
         monkeypatch.setattr(tenants.store, "load", unread)
-        with pytest.raises(StoreUnavailable):
-            await tenants.drop("half")
+        await erased_without_an_answer(tenants, "half", monkeypatch)
         with pytest.raises(StoreUnavailable):
             await tenants.fresh("half")
 

@@ -23,11 +23,6 @@ from tests.models.architectures import toy_decoder
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
     decoder = toy_decoder()

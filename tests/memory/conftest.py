@@ -1,28 +1,17 @@
-"""A real server of each kind, shared by the tests of a module."""
+"""Clients of the module's server, and stores on it."""
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
 
 from memory.connection import connect
 from memory.store import RedisStore
-from tests.memory.servers import KINDS, Server, running
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(request.param, tmp_path_factory.mktemp("s")) as server:
-        yield server
+from tests.memory.servers import Server
 
 
 @pytest.fixture
