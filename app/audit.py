@@ -111,8 +111,7 @@ class AuditLog:
         """Flush again and again, until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_S)
-            for exchange in tuple(self._followed):
-                await self.record(exchange)
+            await self._follow_up()
             try:
                 await self.flush()
             except (RedisError, OSError) as error:
@@ -120,10 +119,14 @@ class AuditLog:
 
     async def close(self) -> None:
         """A last flush."""
-        for exchange in tuple(self._followed):
-            await self.record(exchange)
+        await self._follow_up()
         with suppress(RedisError, OSError):
             await self.flush()
+
+    async def _follow_up(self) -> None:
+        """Take what requests did since they were recorded."""
+        for exchange in tuple(self._followed):
+            await self.record(exchange)
 
     async def export(self, after: str = "", limit: int = 1000) -> list[tuple[str, Entry]]:
         """Entries in order, with their ids, from the one after `after` on. Raises StoreUnavailable."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,6 +33,7 @@ from models.sampling import Generation, Sampling
 
 Use = Literal["auto", "on", "off"]
 T = TypeVar("T")
+U = TypeVar("U")
 TOGETHER, READ_TOGETHER = 32, 8  # texts that one job encodes; queries that one reads with, and with the judge
 
 
@@ -190,7 +191,7 @@ class Service:
         try:
             with tracing.span("encode", facts=len(facts)):
                 texts = [(fact.prompt, fact.target) for fact in facts]
-                encoded = [code for part in _parts(texts, TOGETHER) for code in await self.worker.run(self.model.encode_facts, part)]
+                encoded = await self._encoded(self.model.encode_facts, texts)
         except (QueueFull, NotReady) as error:
             return [error] * len(facts)
         encode_s = time.perf_counter() - started
@@ -264,7 +265,7 @@ class Service:
         read = partial(self.tenants.read, tenant, exclude=exclude, threshold=asked.scope_threshold, as_of=asked.as_of)
         reading, version = await read(queries)
         if asked.hops > 1 and (texts := await self.tenants.bridges(tenant, queries, exclude, as_of=asked.as_of)):
-            encoded = [key for part in _parts(texts, TOGETHER) for key in await self.worker.run(self.model.encoder.keys, part)]
+            encoded = await self._encoded(self.model.encoder.keys, texts)
             keys |= zip(texts, encoded, strict=True)
             further = list[Reading]()
             for part in _parts([Query(*pair) for pair in zip(texts, encoded, strict=True)], READ_TOGETHER):
@@ -273,6 +274,10 @@ class Service:
                 version = min(version, seen)
             reading = best(reading, max(further, key=lambda found: (found.score, found.similarity)))
         return reading, version
+
+    async def _encoded(self, encode: Callable[[Sequence[T]], Iterable[U]], texts: Sequence[T]) -> list[U]:
+        """What `encode` makes of each, in as many jobs as it takes."""
+        return [made for part in _parts(texts, TOGETHER) for made in await self.worker.run(encode, part)]
 
     @staticmethod
     def _similarities(memory: EpisodicMemory, reading: Reading, keys: Mapping[str, Tensor]) -> dict[str, float]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import structlog
 
@@ -23,6 +23,7 @@ from memory.fact import Fact, held_bytes
 from memory.query import Query, Reading
 from models.device import request_stream
 
+T = TypeVar("T")
 Plan = Callable[[EpisodicMemory], Sequence[Change | Exception]]
 Exclude = Callable[[EpisodicMemory], Collection[str]]
 OnConflict = Literal["supersede", "error", "version"]
@@ -75,7 +76,7 @@ class Tenants(Memories):
                             return [refusal]
                         break
                     accepted.append(fact)
-                    weight += held_bytes(fact) + 8 * (len(fact.key) + self.pages.slots) + 12 * len(fact.code)  # and its row, solved
+                    weight += held_bytes(fact) + self.pages.row_bytes(len(fact.key), len(fact.code))
                 return memory.plan_block(accepted, keep=on_conflict == "version")
 
             try:
@@ -152,26 +153,23 @@ class Tenants(Memories):
         Args:
             exclude: gives the ids of the facts that must not speak, of the memory that is read.
         """
-        memory = await self.fresh(name)
 
-        def read() -> tuple[Reading, int]:
-            asked = memory if as_of is None else memory.as_of(as_of)
+        def read(asked: EpisodicMemory) -> tuple[Reading, int]:
             return asked.read(queries, exclude(asked), threshold), asked.version
 
-        found = await self.worker.run(read)
+        found = await self._look(name, as_of, read)
         if (tenant := self._tenants.get(name)) is not None:
             self._weigh(tenant)  # a page that is read for the first time is solved
         return found
 
     async def bridges(self, name: str, queries: Sequence[Query], exclude: Exclude, *, as_of: int | None = None) -> list[str]:
         """As `memory.bridge.bridges`, of the memory or of what is kept of it as it was at a version."""
+        return await self._look(name, as_of, lambda asked: bridges(asked, queries, exclude(asked)))
+
+    async def _look(self, name: str, as_of: int | None, look: Callable[[EpisodicMemory], T]) -> T:
+        """What is seen of a memory, or of what is kept of it as it was at a version."""
         memory = await self.fresh(name)
-
-        def bridge() -> list[str]:
-            asked = memory if as_of is None else memory.as_of(as_of)
-            return bridges(asked, queries, exclude(asked))
-
-        return await self.worker.run(bridge)
+        return await self.worker.run(lambda: look(memory if as_of is None else memory.as_of(as_of)))
 
     async def _one(self, name: str, plan: Callable[[EpisodicMemory], Change]) -> Committed:
         (outcome,) = await self._change(name, lambda memory: [plan(memory)])

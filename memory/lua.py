@@ -220,7 +220,6 @@ local tenant, upcoming, mark = ARGV[1], ARGV[2], ARGV[3]
 local earlier = redis.call('ZSCORE', KEYS[2], tenant)
 for i = 4, #ARGV do
   redis.call('ZREM', KEYS[1], tenant .. ':' .. ARGV[i])
-  redis.call('ZREM', KEYS[2], tenant .. ':' .. ARGV[i])
   if earlier and tonumber(earlier) == tonumber(ARGV[i]) then
     if upcoming == '' then redis.call('ZREM', KEYS[2], tenant) else redis.call('ZADD', KEYS[2], upcoming, tenant) end
   end

@@ -49,6 +49,10 @@ class PageSettings:
         if self.addressing not in get_args(AddressingName):
             raise ValueError(f"addressing is {self.addressing!r}, it must be one of {', '.join(get_args(AddressingName))}")
 
+    def row_bytes(self, dim: int, width: int) -> int:
+        """Bytes that a fact's row takes in a page that is solved: key, code, and rows of S⁻¹ and M."""
+        return 8 * dim + 4 * width + 8 * (self.slots + width)
+
     def make_addressing(self) -> Addressing:
         if self.addressing == "kernel":
             return KernelAddressing(self.beta, self.ridge or KernelAddressing.ridge)
