@@ -95,7 +95,7 @@ class Batch:
             room -= len(chunk)
             try:
                 if sequence.cache is None:
-                    sequence.cache = self._trunk.cache(sequence.capacity)
+                    sequence.cache = self._trunk.cache(sequence.capacity, sequence.ahead and sequence.ahead.cache)
                 output = self._trunk.extend(chunk, sequence.cache)[-1:]
             except Exception as error:  # such as no memory for its cache
                 sequence.error, sequence.cache = error, None

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+SLOTS = 8  # compared at a time: most targets are short, and codes as wide as the memory's longest
 OCCUPIED = 8.0  # about the norm of a whitened slot: an empty slot is as far from a token as tokens are from each other
 
 
@@ -57,6 +58,9 @@ class SlotCode:
 
     def clean(self, readout: Tensor) -> list[int]:
         """Snap a readout (W,) to the nearest token in each slot, up to the first empty slot (associative clean-up)."""
-        slots = readout.reshape(-1, self.slot_dim).to(self.table)
-        nearest = (slots @ self.table.T - self._half_norms).argmax(1).tolist()  # argmin of the squared distance
-        return nearest[: nearest.index(self.empty)] if self.empty in nearest else nearest
+        slots, tokens = readout.reshape(-1, self.slot_dim).to(self.table), list[int]()
+        for at in range(0, len(slots), SLOTS):
+            tokens += (slots[at : at + SLOTS] @ self.table.T - self._half_norms).argmax(1).tolist()  # argmin of the squared distance
+            if self.empty in tokens:
+                return tokens[: tokens.index(self.empty)]
+        return tokens

@@ -19,7 +19,7 @@ from models.batch import Batch
 from models.device import fast_dtype
 from models.pointer import Pointer
 from models.sampling import Generation, Sampling
-from models.sequence import TextSequence
+from models.sequence import Ahead, TextSequence
 from models.trunk import Trunk, trunk_of
 
 __all__ = ["Decoder", "Forced", "Generation", "Sampling"]
@@ -66,6 +66,7 @@ class Decoder:
         ends = model.generation_config.eos_token_id
         self.opening: list[int] = tokenizer("")["input_ids"]  # what begins every text (BOS), if anything does
         self.end_ids = frozenset(ends if isinstance(ends, list) else [ends]) - {None} | {tokenizer.eos_token_id}
+        self._ahead: Ahead | None = None
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, *, fingerprint: str, name: str, dtype: torch.dtype | None = None) -> Decoder:
@@ -175,7 +176,16 @@ class Decoder:
         with torch.inference_mode():
             embeddings = self.inputs(prompt, prefix)
         alone = None if prefix is None else lambda said: self.embed([*prompt, *said])
-        return TextSequence(embeddings, len(prompt), sampling, self.text, self.end_ids, pointer, alone)
+        ahead = self._ahead if prefix is not None and self._ahead and _begins(embeddings, self._ahead.embeddings) else None
+        return TextSequence(embeddings, len(prompt), sampling, self.text, self.end_ids, pointer, alone, ahead)
+
+    @torch.inference_mode()
+    def read_ahead(self, constants: Tensor) -> None:
+        """Read (k, d) soft tokens, as every text's prefix begins with them: those texts do not read them again."""
+        embeddings = self.inputs(self.opening, constants)
+        cache = self.trunk.cache(len(embeddings))
+        self.trunk.extend(embeddings, cache)
+        self._ahead = Ahead(embeddings, cache)
 
     def batch(self) -> Batch:
         """An empty batch that sequences join and leave."""
@@ -198,6 +208,11 @@ class Decoder:
                 if sequence.error:
                     raise sequence.error
         return [sequence.generation for sequence in sequences]
+
+
+def _begins(embeddings: Tensor, ahead: Tensor) -> bool:
+    """Whether a text begins so, and goes on."""
+    return len(embeddings) > len(ahead) and torch.equal(embeddings[: len(ahead)], ahead)
 
 
 def _pointed(pointer: Pointer, logits: Tensor, token: int) -> Tensor:

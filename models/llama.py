@@ -25,13 +25,16 @@ ROPES = ("default", "linear", "llama3")  # their frequencies do not change with 
 class Cache:
     """Keys and values of one sequence.
 
-    Attributes:
-        layers: of each layer (2, 1, Hkv, S, dh), keys and values.
+    Args:
+        held: (L, 2, 1, Hkv, S, dh), keys and values of all layers.
         length: tokens read so far.
     """
 
-    layers: tuple[Tensor, ...]
+    held: Tensor
     length: int = 0
+
+    def __post_init__(self) -> None:
+        self.layers: tuple[Tensor, ...] = self.held.unbind()
 
 
 @dataclass(frozen=True)
@@ -117,10 +120,15 @@ class LlamaTrunk:
             self._angles = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
         return self._angles
 
-    def cache(self, capacity: int) -> Cache:
-        """An empty cache for one sequence of at most `capacity` tokens."""
+    @torch.inference_mode()
+    def cache(self, capacity: int, ahead: Cache | None = None) -> Cache:
+        """A cache for one sequence of at most `capacity` tokens, empty or with all that another one has read."""
         shape = (len(self._layers), 2, 1, self.kv_heads, capacity, self.head_dim)
-        return Cache(torch.empty(shape, dtype=self.dtype, device=self.device).unbind())
+        cache = Cache(torch.empty(shape, dtype=self.dtype, device=self.device))
+        if ahead is not None:
+            cache.length = ahead.length
+            cache.held[..., : ahead.length, :] = ahead.held[..., : ahead.length, :]
+        return cache
 
     @torch.inference_mode()
     def extend(self, embeddings: Tensor, cache: Cache) -> Tensor:

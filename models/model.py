@@ -77,6 +77,7 @@ class Model:
     def __init__(self, encoder: Encoder, decoder: Decoder, adapter: Adapter, judge: Judge | None = None) -> None:
         self.encoder, self.decoder, self.adapter, self.judge = encoder, decoder, adapter, judge
         self.prefix = adapter.prefix.to(decoder.device)
+        decoder.read_ahead(self.prefix.opening)
         self.code = SlotCode(adapter.mean, adapter.projection, decoder.embedding.weight, PIECES * len(adapter.prefix.position))
         self.name, self.device = decoder.name, decoder.device
         self.key_dim = encoder.key_dim
@@ -181,26 +182,22 @@ class Model:
         return self.decoder.text(self.code.clean(code)).strip()
 
     @torch.inference_mode()
-    def soft_tokens(self, readouts: Readouts) -> Tensor | None:
-        """Readouts (W,) to their prefixes (P, d), one after the other; None for none, or none that holds a token. What is longer
-        than a prefix takes several."""
-        size = len(self.adapter.prefix.position)
-        pieces = [tokens[at : at + size] for tokens in self._answers(readouts) for at in range(0, len(tokens), size)]
-        return torch.cat([self.prefix(self.decoder.embed(tokens)) for tokens in pieces]) if pieces else None
-
-    def pointer(self, readouts: Readouts) -> Pointer | None:
-        """What holds a text to its readouts; None for none."""
-        answers = [self.decoder.text(tokens).strip() for tokens in self._answers(readouts)]
-        # An answer follows a space, or after a line break or a chat template's turn nothing.
-        if not answers:
-            return None
-        said = listed(answers)
-        joined = self.decoder.joined if said[-1:].isalnum() and said[-1] < LATIN_END else None
-        return Pointer((self.decoder.answer_tokens(said, lead) for lead in (" ", "")), joined)
-
-    def _answers(self, readouts: Readouts) -> list[list[int]]:
+    def conditioning(self, readouts: Readouts) -> tuple[Tensor, Pointer] | tuple[None, None]:
+        """What readouts (W,) do to a text: their prefixes (P, d), one after the other, and the pointer that holds the text to them;
+        nothing if none holds a token. What is longer than a prefix takes several."""
         readouts = () if readouts is None else (readouts,) if isinstance(readouts, Tensor) else readouts
-        return [tokens for readout in readouts if (tokens := self.code.clean(readout))]
+        answers = [tokens for readout in readouts if (tokens := self.code.clean(readout))]
+        if not answers:
+            return None, None
+        size = len(self.adapter.prefix.position)
+        pieces = [tokens[at : at + size] for tokens in answers for at in range(0, len(tokens), size)]
+        return torch.cat([self.prefix(self.decoder.embed(tokens)) for tokens in pieces]), self._pointer(answers)
+
+    def _pointer(self, answers: Sequence[Sequence[int]]) -> Pointer:
+        said = listed([self.decoder.text(tokens).strip() for tokens in answers])
+        joined = self.decoder.joined if said[-1:].isalnum() and said[-1] < LATIN_END else None
+        # An answer follows a space, or after a line break or a chat template's turn nothing.
+        return Pointer((self.decoder.answer_tokens(said, lead) for lead in (" ", "")), joined)
 
     def prompt_tokens(self, prompt: str, max_new_tokens: int) -> list[int]:
         """Token ids of a prompt that leaves room for the answer and a prefix.
@@ -222,7 +219,8 @@ class Model:
 
     def sequence(self, tokens: Sequence[int], code: Readouts, sampling: Sampling) -> TextSequence:
         """A prompt's tokens, with a readout's prefix or without one, ready to join a batch of the decoder."""
-        return self.decoder.sequence(tokens, self.soft_tokens(code), sampling, self.pointer(code))
+        prefix, pointer = self.conditioning(code)
+        return self.decoder.sequence(tokens, prefix, sampling, pointer)
 
     def generate(self, prompt: str, *, code: Readouts = None, sampling: Sampling | None = None) -> Generation:
         """Generate after a prompt, with the prefix of a readout or of several or, without one, as the plain model.
@@ -236,7 +234,7 @@ class Model:
         """As `generate`, for several prompts in one padded batch."""
         sampling = sampling or Sampling()
         tokens = [self.prompt_tokens(p, sampling.max_new_tokens) for p in prompts]
-        prefixes, pointers = [self.soft_tokens(c) for c in codes], [self.pointer(c) for c in codes]
+        prefixes, pointers = zip(*map(self.conditioning, codes), strict=True)
         return self.decoder.generate(tokens, prefixes, [sampling] * len(prompts), pointers)
 
     def force_batch(self, prompts: Sequence[str], targets: Sequence[str], codes: Sequence[Readouts]) -> list[Forced]:
@@ -244,6 +242,5 @@ class Model:
         return self.decoder.force(
             [self.decoder.tokens(p) for p in prompts],
             [self.decoder.answer_tokens(t.strip()) for t in targets],
-            [self.soft_tokens(c) for c in codes],
-            [self.pointer(c) for c in codes],
+            *zip(*map(self.conditioning, codes), strict=True),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,19 @@ from models.pointer import Pointer
 from models.sampling import FinishReason, Generation, Sampling, TokenLogProb, generator_of, log_prob, sample
 
 UNFINISHED = "\ufffd"  # what an incomplete character decodes to
+
+
+@dataclass(frozen=True, eq=False)
+class Ahead:
+    """What many texts begin with, read once for all of them.
+
+    Attributes:
+        embeddings: (k, d) of it.
+        cache: the trunk's, after it.
+    """
+
+    embeddings: Tensor
+    cache: Any
 
 
 class TextSequence:
@@ -27,6 +41,7 @@ class TextSequence:
         alone: ids of what has been said to the embeddings (T, d) of the prompt and it, without the prefix. When the pointer
             has said its answer and the text does not end there, the memory has no more to say: the prefix is let go, and
             what follows is the decoder's own continuation of prompt and answer.
+        ahead: what the embeddings begin with, where that has been read before.
     """
 
     def __init__(
@@ -38,9 +53,10 @@ class TextSequence:
         ends: frozenset[int],
         pointer: Pointer | None = None,
         alone: Callable[[Sequence[int]], Tensor] | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
-        self.unread, self.prompt_tokens, self.sampling = embeddings, prompt_tokens, sampling
-        self.capacity = len(embeddings) + sampling.max_new_tokens
+        self.unread, self.prompt_tokens, self.sampling = embeddings[len(ahead.embeddings) if ahead else 0 :], prompt_tokens, sampling
+        self.ahead, self.capacity = ahead, len(embeddings) + sampling.max_new_tokens
         self.cache: Any = None
         self.ids: list[int] = []
         self.text = ""
@@ -70,7 +86,7 @@ class TextSequence:
         """Take the next token, given (V,) logits and their argmax; or let the prefix go, and have `unread` again."""
         asked = self.sampling
         if self._alone and self._pointer and self._pointer.done and greedy not in self._ends:
-            self.unread, self.cache, self._alone = self._alone(self.ids), None, None
+            self.unread, self.cache, self.ahead, self._alone = self._alone(self.ids), None, None, None
             return
         if self._pointer is not None and (pointed := self._pointer.apply(logits)) is not logits:
             logits, greedy = pointed, int(pointed.argmax())

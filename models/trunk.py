@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -12,8 +13,8 @@ from torch import Tensor
 class Trunk(Protocol):
     """What generation needs of a decoder. A row's bits do not depend on which other rows share its step."""
 
-    def cache(self, capacity: int) -> Any:
-        """An empty cache for one sequence of at most `capacity` tokens."""
+    def cache(self, capacity: int, ahead: Any = None) -> Any:
+        """A cache for one sequence of at most `capacity` tokens, empty or with all that another one has read."""
 
     def extend(self, embeddings: Tensor, cache: Any) -> Tensor:
         """Read (T, d) embeddings into one sequence's cache; outputs (T, d)."""
@@ -34,10 +35,10 @@ class TransformersTrunk:
     def __init__(self, model: Any) -> None:
         self._trunk, self._head = model.base_model, model.get_output_embeddings()
 
-    def cache(self, capacity: int) -> Any:  # noqa: ARG002  (it grows)
+    def cache(self, capacity: int, ahead: Any = None) -> Any:  # noqa: ARG002  (it grows)
         from transformers import DynamicCache
 
-        return DynamicCache(config=self._trunk.config)
+        return DynamicCache(config=self._trunk.config) if ahead is None else copy.deepcopy(ahead)
 
     def extend(self, embeddings: Tensor, cache: Any) -> Tensor:
         out: Tensor = self._trunk(inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True).last_hidden_state

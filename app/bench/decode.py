@@ -43,7 +43,7 @@ def _decode(model: Model, tokens: int, repeats: int, tick: Callable[[], None]) -
     prompt, sampling = decoder.tokens(PROMPT), Sampling(tokens)
     ids = torch.tensor([prompt], device=decoder.device)
     options: Any = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
-    prefix = model.soft_tokens(model.encode_fact("The CEO of Acme Rockets is", "Wile E. Coyote")[1])
+    prefix, _ = model.conditioning(model.encode_fact("The CEO of Acme Rockets is", "Wile E. Coyote")[1])
 
     def reference() -> None:
         with torch.inference_mode():

@@ -90,7 +90,8 @@ def _written(model: Model, slow: Decoder, record: Record) -> tuple[float, Any, A
 
     def answer(prompt: str, tokens: int) -> list[int]:
         reading = memory.read([Query(*found) for found in model.encode_query(prompt)])
-        return _say(slow, prompt, model.soft_tokens(reading.readouts), tokens, model.pointer(reading.readouts))
+        prefix, pointer = model.conditioning(reading.readouts)
+        return _say(slow, prompt, prefix, tokens, pointer)
 
     return elapsed, nullcontext(), answer
 

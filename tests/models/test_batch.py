@@ -67,6 +67,25 @@ def test_once_the_answer_is_said_the_decoder_goes_on_as_without_a_prefix(decoder
     assert held.text == alone(decoder, "remember: The colour is", Sampling(40))
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
+def test_what_every_prefix_begins_with_is_read_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, fresh = toy_decoder(kind), toy_decoder(kind)
+    opening, prompt = told.embed(told.answer_tokens("remember", "")), told.tokens("The colour is")
+    prefixes = [torch.cat([opening, told.embed(told.answer_tokens(answer))]) for answer in ("blue", "ultramarine")]
+    other = told.embed(told.answer_tokens("or remember"))
+    told.read_ahead(opening)
+    read = list[int]()
+    extend = told.trunk.extend
+    monkeypatch.setattr(told.trunk, "extend", lambda rows, cache: (read.append(len(rows)), extend(rows, cache))[1])
+    asked = [[prompt] * 4, [*prefixes, other, None], [Sampling(1)] * 4]
+    told.generate(*asked)
+    assert read == [len(prefix) - len(opening) + len(prompt) for prefix in prefixes] + [len(other) + len(prompt), len(prompt)]
+    monkeypatch.undo()
+    asked[2] = [Sampling(20)] * 4
+    assert [made.token_ids for made in told.generate(*asked)] == [made.token_ids for made in fresh.generate(*asked)]
+    assert told.sequence(prompt, prefixes[0], Sampling(20)).capacity == len(prefixes[0]) + len(prompt) + 20
+
+
 def test_a_text_that_ends_with_its_answer_ends(decoder: Decoder) -> None:
     sequence = decoder.sequence([1, 2], decoder.embed([3]), Sampling(9), Certain([[5]]))
     sequence.extend(torch.zeros(300), 0)

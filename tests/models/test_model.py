@@ -68,7 +68,7 @@ def test_a_long_target_takes_several_prefixes_one_behind_the_other() -> None:
     assert MODEL.read_code(code) == target
     tokens = MODEL.decoder.answer_tokens(target)
     pieces = [tokens[: toys.MAX_SLOTS], tokens[toys.MAX_SLOTS : 2 * toys.MAX_SLOTS], tokens[2 * toys.MAX_SLOTS :]]
-    soft = MODEL.soft_tokens(code)
+    soft, _ = MODEL.conditioning(code)
     assert soft is not None and torch.equal(soft, torch.cat([MODEL.prefix(MODEL.decoder.embed(piece)) for piece in pieces]))
 
 

@@ -70,7 +70,7 @@ def test_only_the_token_behind_an_answer_does_not_go_on_with_its_word() -> None:
 
 @pytest.mark.parametrize(("answer", "held"), [("Astana", True), ("45", True), ("5 kg.", False), ("東京", False), ("Åä", True)])
 def test_words_that_are_written_apart_end_with_the_answer(answer: str, held: bool) -> None:
-    pointer = MODEL.pointer(MODEL.code.encode(MODEL.decoder.answer_tokens(answer)))
+    _, pointer = MODEL.conditioning(MODEL.code.encode(MODEL.decoder.answer_tokens(answer)))
     assert pointer is not None
     for token in MODEL.decoder.answer_tokens(answer):
         pointer.advance(token)
@@ -114,12 +114,12 @@ def test_forcing_scores_the_logits_that_generation_chooses_from() -> None:
     code = MODEL.encode_fact("Who runs Acme?", "Oslo")[1]
     said = MODEL.generate("Who runs Acme?", code=code, sampling=Sampling(max_new_tokens=10))
     decoder, tokens = MODEL.decoder, [MODEL.decoder.tokens("Who runs Acme?")]
-    pointer = MODEL.pointer(code)
+    prefix, pointer = MODEL.conditioning(code)
+    assert pointer is not None
     held = list(takewhile(lambda token: not pointer.done and not pointer.advance(token), said.token_ids))  # with the prefix
-    forced = decoder.force(tokens, [held], [MODEL.soft_tokens(code)], [MODEL.pointer(code)])[0]
+    forced = decoder.force(tokens, [held], [prefix], [MODEL.conditioning(code)[1]])[0]
     assert held and forced.exact
-    assert MODEL.pointer(None) is None
-    assert MODEL.pointer(torch.zeros(3 * toys.SLOT_DIM)) is None
+    assert MODEL.conditioning(None) == MODEL.conditioning(torch.zeros(3 * toys.SLOT_DIM)) == (None, None)
 
 
 def test_answers_are_listed_as_people_list_them() -> None:
