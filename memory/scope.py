@@ -37,6 +37,7 @@ from memory.fact import Fact
 from memory.frame import shared_frame
 from memory.names import content, lacking, names, sequence, words
 
+Judge = Callable[[Sequence[tuple[str, str]]], list[float]]
 STRICT = 0.2  # `judged_frame` of a strict detector
 
 
@@ -85,7 +86,7 @@ class Scope:
     candidates: int = 4
     meaning: int = 0
     clean: Callable[[str], str] = str
-    judge: Callable[[Sequence[tuple[str, str]]], list[float]] | None = None
+    judge: Judge | None = None
 
     def threshold_for(self, facts: int) -> float:
         return self.threshold + self.rise * (1.0 - 1.0 / math.sqrt(max(1, facts)))
@@ -140,26 +141,29 @@ class Scope:
         likenesses = [similarity if key is None else self.likeness(key, fact, similarity) for fact, similarity in candidates]
         scores = [self.score(query, fact.prompt, fact.target, like) for (fact, _), like in zip(candidates, likenesses, strict=True)]
         owned = [sequence(fact.prompt) == asked for fact, _ in candidates]  # whether the query is the fact's own words
-        self._judge(query, [fact for fact, _ in candidates], owned, scores, threshold)
+        if self.judge is not None:
+            if any(owned):  # a fact's own words need no judge
+                scores = [score + self.judgement * self.sure for score in scores]
+            else:
+                self._judge(self.judge, query, [fact for fact, _ in candidates], scores, threshold)
         for (fact, similarity), score, own in zip(candidates, scores, owned, strict=True):
             rank = (own, score)  # no other fact comes before the one whose own words these are
             if best.fact is None or rank > highest:
                 best, highest = ScopeDecision(score >= threshold, score, threshold, similarity, fact), rank
         return best
 
-    def _judge(self, query: str, facts: Sequence[Fact], owned: Sequence[bool], scores: list[float], threshold: float) -> None:
-        """Adds the judgement to the scores that it may decide. A fact's own words need no judge. Statements are only spoken against:
-        of those some are judged and some are not, and none shall win by it."""
-        if self.judge is None:
-            return
-        asks, doubtful = is_question(query), []
-        for number, (fact, own) in enumerate(zip(facts, owned, strict=True)):
-            if own:
-                scores[number] += self.judgement * self.sure
-            elif scores[number] > threshold - self.judgement * self.sure and (
-                asks or shared_frame(query, fact.prompt) >= self.judged_frame
-            ):
-                doubtful.append(number)
-        if doubtful:
-            for number, odds in zip(doubtful, self.judge([(facts[at].prompt, query) for at in doubtful]), strict=True):
-                scores[number] += self.judgement * max(-self.against, min(self.sure if asks else 0.0, odds + self.prior))
+    def _judge(self, judge: Judge, query: str, facts: Sequence[Fact], scores: list[float], threshold: float) -> None:
+        """Adds the judgement to the scores that it may decide: to the highest first, then to those that may still come before it.
+        Statements are only spoken against: of those some are judged and some are not, and none shall win by it."""
+        asks = is_question(query)
+        most = self.sure if asks else 0.0
+        doubtful = [
+            number
+            for number, fact in enumerate(facts)
+            if scores[number] > threshold - self.judgement * self.sure and (asks or shared_frame(query, fact.prompt) >= self.judged_frame)
+        ]
+        doubtful.sort(key=lambda number: -scores[number])
+        for part in (slice(1), slice(1, None)):
+            asked = [number for number in doubtful[part] if scores[number] + self.judgement * most >= max(scores)]
+            for number, odds in zip(asked, judge([(facts[at].prompt, query) for at in asked]) if asked else (), strict=True):
+                scores[number] += self.judgement * max(-self.against, min(most, odds + self.prior))

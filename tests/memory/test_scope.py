@@ -174,6 +174,40 @@ def test_the_judge_is_asked_only_where_it_may_decide() -> None:
     assert judged("The foot of Acme is", "The head of Acme is", 0.9, -9.0)[1].asked  # the fact's frame
 
 
+RIVALS = [fact(f"The {part} of Acme is") for part in ("head", "foot", "arm", "eye")]
+
+
+class Table(Bench):
+    """Log-odds by prompt."""
+
+    def __init__(self, odds: Sequence[float]) -> None:
+        super().__init__(0.0)
+        self.table = dict(zip((rival.prompt for rival in RIVALS), odds, strict=True))
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        self.asked += pairs
+        return [self.table[prompt] for prompt, _ in pairs]
+
+
+@given(
+    st.sampled_from(["who runs Acme?", "The chair of Acme is"]),
+    st.lists(st.floats(0.2, 1), min_size=4, max_size=4),
+    st.lists(st.floats(-15, 15), min_size=4, max_size=4),
+)
+def test_of_several_candidates_the_one_is_best_that_is_best_alone(query: str, likes: list[float], odds: list[float]) -> None:
+    candidates = list(zip(RIVALS, likes, strict=True))
+    alone = [Scope(judge=Table(odds)).decide(query, [candidate], 1) for candidate in candidates]
+    bench = Table(odds)
+    assert Scope(judge=bench).decide(query, candidates, 1) == max(alone, key=lambda decision: decision.score)
+    assert len(set(bench.asked)) == len(bench.asked)
+
+
+def test_candidates_that_cannot_come_first_any_more_are_not_judged() -> None:
+    bench, candidates = Table([9.0] * 4), list(zip(RIVALS, [0.5, 0.9, 0.5, 0.4], strict=True))
+    assert Scope(judge=bench).decide("who runs Acme?", candidates, 1).fact == RIVALS[1]
+    assert bench.asked == [(RIVALS[1].prompt, "who runs Acme?")]
+
+
 def test_a_strict_detector_has_statements_judged_that_share_little_of_the_frame() -> None:
     query, stored = "The tower of Acme leans to", fact("The head of Acme is")
     for scope, is_asked in ((Scope(), False), (Scope(judged_frame=STRICT), True)):
