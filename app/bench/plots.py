@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+Draw = Callable[[dict[str, Any], Path], None]
 
 
 def plot(figures: Path, pictures: Path) -> list[Path]:
     """Draw what a folder of `bench … --json` files has figures for; the pictures' paths."""
-    prepare(pictures)
-    made = []
-    for name, draw in {"decode": _decode, "editors": _editors, "load": _load}.items():
-        if (source := figures / f"{name}.json").is_file():
-            target = pictures / f"{name}.svg"
-            draw(json.loads(source.read_text()), target)
-            made.append(target)
-    return made
+    return draw_all(figures, pictures, {"decode": _decode, "editors": _editors, "load": _load})
 
 
-def prepare(pictures: Path) -> None:
-    """Make ready to draw into a folder: the same figures give the same files."""
+def draw_all(figures: Path, pictures: Path, draws: Mapping[str, Draw]) -> list[Path]:
+    """Draw each picture that has its JSON file in a folder; the pictures' paths. The same figures give the same files."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "larimar"
     pictures.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name, draw in draws.items():
+        if (source := figures / f"{name}.json").is_file():
+            target = pictures / f"{name}.svg"
+            draw(json.loads(source.read_text()), target)
+            made.append(target)
+    return made
 
 
 def _axes(told: dict[str, Any], title: str) -> tuple[Any, Any]:

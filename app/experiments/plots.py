@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from app.bench.plots import prepare, save
+from app.bench.plots import draw_all, save
 
 
 def plot(figures: Path, pictures: Path) -> list[Path]:
     """Draw what a folder of `evaluate … --json` files has figures for; the pictures' paths."""
-    prepare(pictures)
-    made = []
-    for name, draw in {"scope": _scope, "retention": _retention, "context": _context, "cleanup": _cleanup}.items():
-        if (source := figures / f"{name}.json").is_file():
-            target = pictures / f"{name}.svg"
-            draw(json.loads(source.read_text()), target)
-            made.append(target)
-    return made
+    draws = {"scope": _scope, "retention": _retention, "context": _context, "cleanup": _cleanup}
+    return draw_all(figures, pictures, draws)
 
 
 def _axes(told: dict[str, Any], title: str) -> tuple[Any, Any]:
@@ -28,6 +21,21 @@ def _axes(told: dict[str, Any], title: str) -> tuple[Any, Any]:
     axes.set_title(f"{title}, {told['n']} records, {told['decoder']}", fontsize=10)
     axes.grid(alpha=0.3)
     return figure, axes
+
+
+def _two_panels(title: str) -> tuple[Any, Any, Any]:
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    return figure, left, right
+
+
+def _save_panels(figure: Any, target: Path) -> None:
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    save(figure, target)
 
 
 def _scope(told: dict[str, Any], target: Path) -> None:
@@ -58,11 +66,9 @@ def _retention(told: dict[str, Any], target: Path) -> None:
 
 
 def _context(told: dict[str, Any], target: Path) -> None:
-    import matplotlib.pyplot as plt
-
     rows = told["context"]
-    figure, (quality, seconds) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    figure.suptitle(f"Facts in the memory, or all of them in the prompt, {told['n']} records, {told['decoder']}", fontsize=10)
+    title = f"Facts in the memory, or all of them in the prompt, {told['n']} records, {told['decoder']}"
+    figure, quality, seconds = _two_panels(title)
     counts = [row["facts"] for row in rows]
     for name, label, colour in (("larimar", "in the memory", "tab:blue"), ("prompt", "in the prompt", "tab:orange")):
         for examined, asked, style in (("edit", "own words", "-"), ("rephrase", "other words", "--")):
@@ -71,18 +77,12 @@ def _context(told: dict[str, Any], target: Path) -> None:
         seconds.plot(counts, [row[name]["seconds"] for row in rows], marker="o", color=colour, label=label)
     quality.set(xscale="log", xlabel="facts", ylabel="answers said, percent", ylim=(-3, 103))
     seconds.set(xscale="log", yscale="log", xlabel="facts", ylabel="seconds an answer (logarithmic)")
-    for axes in (quality, seconds):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
-    save(figure, target)
+    _save_panels(figure, target)
 
 
 def _cleanup(told: dict[str, Any], target: Path) -> None:
-    import matplotlib.pyplot as plt
-
     by_noise, by_load, rows = (told["cleanup"][name] for name in ("by_noise", "by_load", "rows"))
-    figure, (noisy, loaded) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    figure.suptitle(f"Clean-up of noisy readouts, {told['n']} answers a point, {told['decoder']}", fontsize=10)
+    figure, noisy, loaded = _two_panels(f"Clean-up of noisy readouts, {told['n']} answers a point, {told['decoder']}")
     levels = [row["noise"] for row in by_noise]
     for number, length in enumerate(by_noise[0]["theory"]):
         colour, label = f"C{number}", f"{length} token{'s' * (length != '1')}"
@@ -95,7 +95,4 @@ def _cleanup(told: dict[str, Any], target: Path) -> None:
     loaded.plot(facts, [100 * row["right"] for row in by_load], "s-", color="C2", label="answers right after clean-up")
     loaded.axvline(rows, color="grey", ls="--", lw=0.8)
     loaded.set(xlabel=f"facts in one matrix of {rows} rows (paper's addressing)", ylabel="percent", ylim=(-3, 103))
-    for axes in (noisy, loaded):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
-    save(figure, target)
+    _save_panels(figure, target)
