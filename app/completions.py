@@ -8,7 +8,6 @@ from pydantic import Field
 
 from app.errors import Unsupported
 from app.schemas import Body, FactId, MemoryUse, Stop, Usage
-from models.sampling import Sampling
 
 NEUTRAL: dict[str, tuple[object, ...]] = {  # what these may say, since they then change nothing
     "n": (None, 1),
@@ -75,19 +74,6 @@ class CompletionBase(Body):
         for name, neutral in NEUTRAL.items():
             if (value := getattr(self, name)) not in neutral:
                 raise Unsupported(f"{name}: this server has no {name} but its neutral value, got {value!r}"[:200])
-
-    def sampling(self, max_tokens: int, logprobs: int | None) -> Sampling:
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return Sampling(
-            max_tokens,
-            self.temperature or 0.0,
-            self.top_p or 1.0,
-            self.seed,
-            tuple(stops),
-            self.top_k or 0,
-            logprobs,
-            self.larimar.answer_only,
-        )
 
 
 class CompletionIn(CompletionBase):

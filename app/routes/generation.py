@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app import schemas
+from app.completions import CompletionBase
 from app.deps import VERSION, Configured, Reader, Serving, attended, within
 from app.errors import TimedOut, describe
 from app.routes.facts import REFUSED
@@ -45,6 +46,20 @@ def check_length(asked: int, settings: Settings, field: str) -> None:
     if asked > settings.max_new_tokens:
         message = f"got {asked}, the limit is {settings.max_new_tokens}"
         raise RequestValidationError([{"type": "too_many_tokens", "loc": ("body", field), "msg": message}])
+
+
+def sampling_of(body: GenerateIn | CompletionBase, max_new_tokens: int, logprobs: int | None, *, answer_only: bool) -> Sampling:
+    """How a request of either interface wants its tokens chosen."""
+    return Sampling(
+        max_new_tokens=max_new_tokens,
+        temperature=body.temperature or 0.0,
+        top_p=body.top_p or 1.0,
+        seed=body.seed,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+        top_k=body.top_k or 0,
+        logprobs=logprobs,
+        answer_only=answer_only,
+    )
 
 
 def scope_of(reading: Reading) -> schemas.Scope:
@@ -134,16 +149,7 @@ async def generate(
 ) -> GenerateOut | EventSourceResponse:
     """Generate. Where the prompt asks for a fact, the memory conditions the decoder; elsewhere the plain model answers."""
     check_length(body.max_new_tokens, settings, "max_new_tokens")
-    sampling = Sampling(
-        body.max_new_tokens,
-        body.temperature,
-        body.top_p,
-        body.seed,
-        tuple(body.stop),
-        body.top_k,
-        body.logprobs,
-        body.answer_only,
-    )
+    sampling = sampling_of(body, body.max_new_tokens, body.logprobs, answer_only=body.answer_only)
     asked = _asked(body, Ask(body.prompt, sampling, body.memory))
     if body.stream:
         return await _stream(body, asked, service, settings, tenant)

@@ -31,7 +31,7 @@ from app.completions import (
 )
 from app.deps import Configured, Reader, Serving, attended, within
 from app.errors import TimedOut, UnknownModel, Unsupported, describe, openai_error
-from app.routes.generation import check_length, memory_of, usage_of
+from app.routes.generation import check_length, memory_of, sampling_of, usage_of
 from app.schemas import Usage
 from app.service import Request as Ask
 from app.service import Service
@@ -100,7 +100,7 @@ async def complete(
     told = _told("text_completion", body, service)
     tokens = body.max_tokens or min(TEXT_TOKENS, settings.max_new_tokens)
     check_length(tokens, settings, "max_tokens")
-    sampling = body.sampling(tokens, body.logprobs)
+    sampling = sampling_of(body, tokens, body.logprobs, answer_only=body.larimar.answer_only)
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if not 0 < len(prompts) <= 16:
         raise Unsupported(f"prompt: one to sixteen prompts are completed at once, got {len(prompts)}")
@@ -137,7 +137,8 @@ async def chat(
     check_length(tokens, settings, "max_tokens")
     if body.top_logprobs is not None and not body.logprobs:
         raise Unsupported("top_logprobs: needs logprobs to be true")
-    sampling = body.sampling(tokens, body.top_logprobs or 0 if body.logprobs else None)
+    logprobs = body.top_logprobs or 0 if body.logprobs else None
+    sampling = sampling_of(body, tokens, logprobs, answer_only=body.larimar.answer_only)
     said = [message.text for message in body.messages if message.role == "user"]
     if not said or not said[-1].strip():
         raise Unsupported("messages: the conversation has no user message with text")
