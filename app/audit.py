@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from app.exchange import Exchange
 from app.metrics import Metrics
+from app.shelter import to_its_end
 from memory.cluster import Client, near
 from memory.link import reaching
 
@@ -85,8 +86,8 @@ class AuditLog:
             await self._append()
 
     async def _append(self, *, for_room: bool = False) -> None:
-        """Append some of what waits. Who is cancelled meanwhile leaves it to its end: what was sent must not be sent again."""
-        await asyncio.shield(asyncio.ensure_future(self._append_in_turn(for_room)))
+        """Append some of what waits; to its end, since what was sent must not be sent again."""
+        await to_its_end(self._append_in_turn(for_room))
 
     async def _append_in_turn(self, for_room: bool) -> None:
         async with self._appending:

@@ -11,6 +11,7 @@ from contextlib import suppress
 import structlog
 
 from app.idempotency import KEPT_S
+from app.shelter import to_its_end
 from app.tenants import Tenants
 from memory.episodic import EpisodicMemory
 from memory.errors import FactNotFound
@@ -107,7 +108,7 @@ class Expiry:
         memory = await self._tenants.newest(name)
         over = await self._tenants.worker.run(memory.expired, time.time())
         for fact_id in over[:TURN]:
-            await asyncio.shield(asyncio.ensure_future(self._forget(name, fact_id, forgotten)))  # it runs to its end, and counts
+            await to_its_end(self._forget(name, fact_id, forgotten))  # and it counts
         if over[TURN:]:
             return
         memory = (await self._tenants.get(name)).memory

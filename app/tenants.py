@@ -14,6 +14,7 @@ import structlog
 
 from app.errors import NotReady, PromptTaken, QueueFull, TenantFull
 from app.memories import Memories
+from app.shelter import to_its_end
 from app.tenant import Committed, Tenant
 from memory.bridge import bridges
 from memory.change import Change
@@ -123,7 +124,7 @@ class Tenants(Memories):
 
     async def drop(self, name: str) -> int:
         """Forget a tenant whole; returns the version after it."""
-        return await asyncio.shield(asyncio.ensure_future(self._drop(name)))  # as a change: it runs to its end
+        return await to_its_end(self._drop(name))
 
     async def _drop(self, name: str) -> int:
         async with self._locked(name) as tenant:
@@ -177,8 +178,7 @@ class Tenants(Memories):
         return outcome
 
     async def _change(self, name: str, plan: Plan, answer: Answer | None = None) -> list[Committed | Exception]:
-        # A client that goes away must not leave a committed change unmade: the change runs to its end.
-        return await asyncio.shield(asyncio.ensure_future(self._change_locked(name, plan, answer)))
+        return await to_its_end(self._change_locked(name, plan, answer))  # or what is committed could stay unmade
 
     async def _change_locked(self, name: str, plan: Plan, answer: Answer | None) -> list[Committed | Exception]:
         async with self._locked(name) as tenant:
