@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from tokenizers import processors
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from models.code import SlotCode
 from models.corpus import Corpus
@@ -19,6 +18,7 @@ from models.prefix import CLOSING, OPENING, Prefix
 from models.training import Schedule, batches, loss_of
 from models.trunk import TransformersTrunk
 from tests.models import toys
+from tests.models.architectures import toy_decoder
 
 BOS = "<|im_start|>"
 
@@ -35,26 +35,13 @@ def gemma() -> Decoder:
     )
     begin = (BOS, tokenizer.convert_tokens_to_ids(BOS))
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[begin])
-    torch.manual_seed(0)
-    config = Gemma3TextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=256,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    model: Any = Gemma3ForCausalLM(config).float().eval()
-    return Decoder(model, tokenizer, fingerprint="toy-gemma", name="toy-gemma")
+    return Decoder(toy_decoder("gemma3").model, tokenizer, fingerprint="toy-gemma", name="toy-gemma")
 
 
 def test_embeddings_are_scaled_as_the_model_scales_them(gemma: Decoder) -> None:
     ids = gemma.tokens("The river is blue")
     assert isinstance(gemma.trunk, TransformersTrunk) and ids[0] == gemma.opening[0]
-    torch.testing.assert_close(gemma.embed(ids), gemma.embedding.weight[ids] * 32**0.5)
+    torch.testing.assert_close(gemma.embed(ids), gemma.embedding.weight[ids] * gemma.embedding.weight.shape[1] ** 0.5)
 
 
 def test_a_prefix_stands_behind_the_token_that_begins_a_text(gemma: Decoder) -> None:
