@@ -77,11 +77,9 @@ def test_an_update_is_read_as_it_was_written_and_damage_is_found(tmp_path: Path)
     loaded.check("e")
     with pytest.raises(AdapterMismatch, match="train-judge"):
         loaded.check("another")
-    whole = path.read_bytes()
-    for damaged in (b"", b"{}", whole[:-3], whole[:-1] + bytes([whole[-1] ^ 1])):
-        path.write_bytes(damaged)
+    for damaged in toys.damages(path):
         with pytest.raises(AdapterCorrupt):
-            JudgeUpdate.load(path)
+            JudgeUpdate.load(damaged)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 96))

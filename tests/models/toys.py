@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,14 @@ def adapter(of: Decoder, reader: Encoder) -> Adapter:
 def model() -> Model:
     of, reader = decoder(), encoder()
     return Model(reader, of, adapter(of, reader))
+
+
+def damages(path: Path) -> Iterator[Path]:
+    """The file in damaged forms, one after another in its place."""
+    whole = path.read_bytes()
+    for damaged in (b"", b"{}", whole[:-3], whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.write_bytes(damaged)
+        yield path
 
 
 def write_corpus(folder: Path) -> Path:
