@@ -6,12 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from app.schemas import Body, FactId, FactOut, Scalar
+from app.schemas import TTL, Body, FactId, FactOut, Scalar
 
 Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
-YEARS_100 = 3_155_760_000.0
-TTL = Annotated[float, Field(gt=0, le=YEARS_100, description="seconds until the fact is forgotten by itself")]
 
 
 class FactPatch(Body):
@@ -19,7 +17,7 @@ class FactPatch(Body):
 
     target: str | None = Field(None, max_length=2000)
     metadata: dict[str, Scalar] | None = Field(None, max_length=32)
-    ttl_s: TTL | None = None
+    ttl_s: TTL | None = Field(None, description="seconds until the fact is forgotten by itself")
 
 
 class Exported(FactOut):

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 FactId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Scalar = str | int | float | bool | None
+TTL = Annotated[float, Field(gt=0, le=3_155_760_000)]  # seconds; 100 years
+OnConflict = Literal["supersede", "error", "version"]
 
 
 class Body(BaseModel):
@@ -22,8 +24,8 @@ class FactIn(Body):
     target: str = Field(max_length=2000, examples=["Wile E. Coyote"])
     id: FactId | None = Field(None, description="a ULID is made when there is none")
     metadata: dict[str, Scalar] = Field(default_factory=dict, max_length=32)
-    ttl_s: float | None = Field(None, gt=0, le=3_155_760_000, description="seconds until the fact is forgotten by itself")
-    on_conflict: Literal["supersede", "error", "version"] = Field(
+    ttl_s: TTL | None = Field(None, description="seconds until the fact is forgotten by itself")
+    on_conflict: OnConflict = Field(
         "supersede", description="the same prompt again: forget the old fact, refuse the new one (409), or keep the old one as history"
     )
 
@@ -36,8 +38,8 @@ class TextIn(Body):
         None, description="its facts are ID.1, ID.2, …; without it they get ULIDs"
     )
     metadata: dict[str, Scalar] = Field(default_factory=dict, max_length=31, description="of each fact, beside `text`, which groups them")
-    ttl_s: float | None = Field(None, gt=0, le=3_155_760_000, description="seconds until the facts are forgotten by themselves")
-    on_conflict: Literal["supersede", "error", "version"] = "supersede"
+    ttl_s: TTL | None = Field(None, description="seconds until the facts are forgotten by themselves")
+    on_conflict: OnConflict = "supersede"
 
 
 class UpdateTimings(BaseModel):

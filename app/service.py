@@ -18,9 +18,9 @@ from app import tracing
 from app.errors import NotReady, QueueFull
 from app.exchange import note, spend
 from app.metrics import Metrics
-from app.schemas import FactIn
+from app.schemas import FactIn, OnConflict
 from app.tenant import Committed
-from app.tenants import Answer, OnConflict, Tenants
+from app.tenants import Answer, Tenants
 from app.worker import InferenceWorker, Spoken
 from app.writes import Writes
 from memory.bridge import best

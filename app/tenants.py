@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from app.errors import NotReady, PromptTaken, QueueFull, TenantFull
 from app.memories import Memories
+from app.schemas import OnConflict
 from app.shelter import to_its_end
 from app.tenant import Committed, Tenant
 from memory.bridge import bridges
@@ -27,7 +28,6 @@ from models.device import request_stream
 T = TypeVar("T")
 Plan = Callable[[EpisodicMemory], Sequence[Change | Exception]]
 Exclude = Callable[[EpisodicMemory], Collection[str]]
-OnConflict = Literal["supersede", "error", "version"]
 Answer = Callable[[Change], tuple[str, bytes]]
 BLOCK = 256  # the most facts that one commit is planned for
 CONTEND_S = 5.0  # how long a commit that lost against other writers is tried again
