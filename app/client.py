@@ -6,7 +6,7 @@
         larimar.forget(fact.id)
 
 A request that the server was too busy for, or that found no connection, is made again, as often as `retries` says.
-Teaching carries an idempotency key, so that doing it again does it once.
+Teaching a fact carries an idempotency key, so that doing it again does it once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Generic, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
-from app.schemas import FactIn, FactList, FactOut, FactWritten, GenerateOut, QueryOut, Receipt
+from app.schemas import BulkLine, FactIn, FactList, FactOut, FactWritten, GenerateOut, QueryOut, Receipt, TextIn
 
 T = TypeVar("T")
 AGAIN = frozenset({429, 502, 503})
@@ -76,6 +76,11 @@ def teach(prompt: str, target: str, **more: Any) -> Call[FactWritten]:
     """`more`: the other fields of app.schemas.FactIn."""
     body = FactIn(prompt=prompt, target=target, **more).model_dump(exclude_unset=True)
     return Call("POST", "/facts", FactWritten, body, headers={"Idempotency-Key": _key()})
+
+
+def teach_text(text: str, **more: Any) -> Call[list[BulkLine]]:
+    """`more`: the other fields of app.schemas.TextIn."""
+    return Call("POST", "/facts", list[BulkLine], TextIn(text=text, **more).model_dump(exclude_unset=True))
 
 
 def fact(fact_id: str) -> Call[FactOut]:
@@ -175,6 +180,10 @@ class Client:
     def teach(self, prompt: str, target: str, **more: Any) -> FactWritten:
         return self.send(teach(prompt, target, **more))
 
+    def teach_text(self, text: str, **more: Any) -> list[BulkLine]:
+        """Teach each sentence of a text as a fact; what became of each, in order."""
+        return self.send(teach_text(text, **more))
+
     def fact(self, fact_id: str) -> FactOut:
         return self.send(fact(fact_id))
 
@@ -242,6 +251,10 @@ class AsyncClient:
 
     async def teach(self, prompt: str, target: str, **more: Any) -> FactWritten:
         return await self.send(teach(prompt, target, **more))
+
+    async def teach_text(self, text: str, **more: Any) -> list[BulkLine]:
+        """Teach each sentence of a text as a fact; what became of each, in order."""
+        return await self.send(teach_text(text, **more))
 
     async def fact(self, fact_id: str) -> FactOut:
         return await self.send(fact(fact_id))

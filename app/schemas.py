@@ -59,6 +59,23 @@ class FactWritten(BaseModel):
     timings: UpdateTimings
 
 
+class LineError(BaseModel):
+    status: int
+    code: str
+    title: str
+    detail: str
+
+
+class BulkLine(BaseModel):
+    """What became of one line; lines are counted from 1, blank ones too. Either `id` or `error` is there."""
+
+    line: int
+    id: str | None = None
+    version: int | None = None
+    supersedes: list[str] = []
+    error: LineError | None = None
+
+
 class FactOut(BaseModel):
     id: str
     prompt: str

@@ -8,36 +8,19 @@ from contextlib import suppress
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.deps import Configured, Guarding, Serving, Writer
 from app.errors import BodyTooLarge, QueueFull, describe, invalid
-from app.schemas import FactIn
+from app.schemas import BulkLine, FactIn, LineError
 from app.service import Service
 
 router = APIRouter(tags=["facts"])
 PATH = "/facts:bulk"
 TOGETHER = 32  # facts encoded and committed as one
 PAUSE_S = 0.05  # before a busy server is asked again
-
-
-class LineError(BaseModel):
-    status: int
-    code: str
-    title: str
-    detail: str
-
-
-class BulkLine(BaseModel):
-    """What became of one line; lines are counted from 1, blank ones too. Either `id` or `error` is there."""
-
-    line: int
-    id: str | None = None
-    version: int | None = None
-    supersedes: list[str] = []
-    error: LineError | None = None
 
 
 Read = tuple[int, FactIn | Exception]

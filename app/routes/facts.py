@@ -14,8 +14,8 @@ from app.exchange import note
 from app.fact_schemas import FactPatch
 from app.idempotency import Idempotency, written_as
 from app.passages import facts_of
-from app.routes.bulk import BulkLine, teach_lines
-from app.schemas import Erased, FactIn, FactList, FactOut, FactWritten, Problem, Receipt, TextIn, UpdateTimings
+from app.routes.bulk import teach_lines
+from app.schemas import BulkLine, Erased, FactIn, FactList, FactOut, FactWritten, Problem, Receipt, TextIn, UpdateTimings
 from app.service import Service
 from app.tenant import Committed
 from memory.errors import AnswerExists

@@ -11,6 +11,7 @@ from app.client import AsyncClient, Client, LarimarError, checked, facts, forget
 from tests.app.serving import serving
 
 PROMPT = "the capital of zor is"
+TEXT = "Zor is a blue river. Its capital is Kal."
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,20 @@ async def test_the_same_asynchronously(url: str) -> None:
         await larimar.forget(written.id)
         with pytest.raises(LarimarError, match="fact_not_found"):
             await larimar.fact(written.id)
+
+
+@pytest.mark.service
+@pytest.mark.anyio
+async def test_a_text_is_taught_sentence_by_sentence(url: str) -> None:
+    with Client(url) as larimar:
+        lines = larimar.teach_text(TEXT, id="zor", metadata={"source": "test"})
+        assert [line.id for line in lines] == ["zor.1", "zor.2"] and larimar.fact("zor.2").metadata == {"text": "zor", "source": "test"}
+        taken = larimar.teach_text("Zor is red.", id="zor")[0]
+        assert taken.id is None and taken.error is not None and taken.error.code == "duplicate_id"
+        with pytest.raises(LarimarError, match="text is empty"):
+            larimar.teach_text(" ")
+    async with AsyncClient(url) as larimar:
+        assert [line.supersedes for line in await larimar.teach_text(TEXT)] == [["zor.1"], ["zor.2"]]
 
 
 def flaky(client: Client, *answers: int | Exception) -> list[httpx.Request]:
