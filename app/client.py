@@ -23,7 +23,20 @@ from typing import Any, Generic, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
-from app.schemas import BulkLine, FactIn, FactList, FactOut, FactWritten, GenerateOut, QueryOut, Receipt, TextIn
+from app.schemas import (
+    BulkLine,
+    FactIn,
+    FactList,
+    FactOut,
+    FactWritten,
+    GenerateOut,
+    QueryOut,
+    Receipt,
+    Receipts,
+    Scalar,
+    TextIn,
+    text_of,
+)
 
 T = TypeVar("T")
 AGAIN = frozenset({429, 502, 503})
@@ -93,6 +106,10 @@ def facts(cursor: str = "", limit: int = 100) -> Call[FactList]:
 
 def forget(fact_id: str) -> Call[Receipt]:
     return Call("DELETE", f"/facts/{fact_id}", Receipt)
+
+
+def forget_all(metadata: Mapping[str, Scalar]) -> Call[Receipts]:
+    return Call("DELETE", "/facts", Receipts, query={"metadata": [f"{name}={text_of(value)}" for name, value in metadata.items()]})
 
 
 def query(prompt: str, **more: Any) -> Call[QueryOut]:
@@ -198,6 +215,14 @@ class Client:
     def forget(self, fact_id: str) -> Receipt:
         return self.send(forget(fact_id))
 
+    def forget_all(self, metadata: Mapping[str, Scalar]) -> list[Receipt]:
+        """Forget all facts that have this metadata, such as a text's: {"text": its id}."""
+        receipts, left = list[Receipt](), 1
+        while left:
+            page = self.send(forget_all(metadata))
+            receipts, left = receipts + page.receipts, page.left
+        return receipts
+
     def query(self, prompt: str, **more: Any) -> QueryOut:
         return self.send(query(prompt, **more))
 
@@ -270,6 +295,14 @@ class AsyncClient:
 
     async def forget(self, fact_id: str) -> Receipt:
         return await self.send(forget(fact_id))
+
+    async def forget_all(self, metadata: Mapping[str, Scalar]) -> list[Receipt]:
+        """Forget all facts that have this metadata, such as a text's: {"text": its id}."""
+        receipts, left = list[Receipt](), 1
+        while left:
+            page = await self.send(forget_all(metadata))
+            receipts, left = receipts + page.receipts, page.left
+        return receipts
 
     async def query(self, prompt: str, **more: Any) -> QueryOut:
         return await self.send(query(prompt, **more))

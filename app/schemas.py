@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -11,6 +12,11 @@ Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Scalar = str | int | float | bool | None
 TTL = Annotated[float, Field(gt=0, le=3_155_760_000)]  # seconds; 100 years
 OnConflict = Literal["supersede", "error", "version"]
+
+
+def text_of(value: Scalar) -> str:
+    """A value of metadata as a filter says it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class Body(BaseModel):
@@ -115,6 +121,11 @@ class Receipt(BaseModel):
     forgotten_at: float
     erased: Erased
     timings: UpdateTimings
+
+
+class Receipts(BaseModel):
+    receipts: list[Receipt]
+    left: int = Field(description="facts that were to be forgotten too, but not at once: ask again")
 
 
 class Scope(BaseModel):

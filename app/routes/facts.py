@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
@@ -15,14 +16,16 @@ from app.fact_schemas import FactPatch
 from app.idempotency import Idempotency, written_as
 from app.passages import facts_of
 from app.routes.bulk import teach_lines
-from app.schemas import BulkLine, Erased, FactIn, FactList, FactOut, FactWritten, Problem, Receipt, TextIn, UpdateTimings
+from app.schemas import BulkLine, Erased, FactIn, FactList, FactOut, FactWritten, Problem, Receipt, Receipts, TextIn, UpdateTimings, text_of
 from app.service import Service
 from app.tenant import Committed
-from memory.errors import AnswerExists
-from memory.fact import Fact, Scalar, is_current, was_there
+from memory.errors import AnswerExists, FactNotFound
+from memory.fact import Fact, is_current, was_there
 from models.errors import EmptyText
 
 router = APIRouter(tags=["facts"])
+AT_ONCE = 1000  # facts that one request forgets
+FILTER = "name=value: only facts with this metadata; all must hold"
 REFUSED: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (400, 401, 403, 408, 413, 415, 422, 429, 503, 504)}
 
 
@@ -123,7 +126,7 @@ async def list_facts(
     tenant: Reader,
     limit: int = Query(100, ge=1, le=1000),
     cursor: str = Query("", max_length=64),
-    metadata: Annotated[list[str], Query(max_length=8, description="name=value: only facts with this metadata; all must hold")] = [],  # noqa: B006
+    metadata: Annotated[list[str], Query(max_length=8, description=FILTER)] = [],  # noqa: B006
     history: Annotated[bool, Query(description="also the facts that newer ones have superseded and that are kept")] = False,
     as_of: Annotated[int | None, Query(ge=0, description="the facts there were at this version, of what is kept")] = None,
 ) -> FactList:
@@ -133,7 +136,7 @@ async def list_facts(
 
     def where(fact: Fact) -> bool:
         there = was_there(fact, as_of) if as_of is not None else history or is_current(fact)
-        return there and all(name in fact.metadata and _says(fact.metadata[name], value) for name, value in wanted)
+        return there and _has(fact, wanted)
 
     facts, version = await service.worker.run(lambda: (memory.facts(cursor, limit + 1, where), memory.version))
     response.headers[VERSION] = str(version)
@@ -150,8 +153,8 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _says(value: Scalar, text: str) -> bool:
-    return text == (value if isinstance(value, str) else json.dumps(value))
+def _has(fact: Fact, wanted: Sequence[tuple[str, str]]) -> bool:
+    return all(name in fact.metadata and text_of(fact.metadata[name]) == text for name, text in wanted)
 
 
 @router.get("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}})
@@ -181,9 +184,40 @@ async def forget(
     fact_id: str, response: Response, service: Serving, settings: Configured, tenant: Writer
 ) -> Receipt:
     """Forget one fact for good; the receipt says what was erased."""
-    forgotten = await within(settings, service.forget(tenant, fact_id))
+    receipt = await within(settings, _forget(service, tenant, fact_id))
+    response.headers[VERSION] = str(receipt.version)
+    return receipt
+
+
+@router.delete("/facts", responses=REFUSED)
+async def forget_all(
+    response: Response,
+    service: Serving,
+    settings: Configured,
+    tenant: Writer,
+    metadata: Annotated[list[str], Query(min_length=1, max_length=8, description=FILTER)],
+) -> Receipts:
+    """Forget for good all facts with this metadata, kept history too, at most 1,000 at once; a receipt for each."""
+    receipts, version = await within(settings, _forget_all(service, tenant, [_pair(pair) for pair in metadata]))
+    response.headers[VERSION] = str(version)
+    return receipts
+
+
+async def _forget_all(service: Service, tenant: str, wanted: Sequence[tuple[str, str]]) -> tuple[Receipts, int]:
+    memory = await service.tenants.newest(tenant)
+    whole, version = len(memory) + memory.history, memory.version
+    found = await service.worker.run(lambda: memory.facts(limit=whole, where=lambda fact: _has(fact, wanted)))
+    receipts = list[Receipt]()
+    for fact in found[:AT_ONCE]:
+        with suppress(FactNotFound):  # somebody else was first
+            receipts.append(await _forget(service, tenant, fact.id))
+            version = receipts[-1].version
+    return Receipts(receipts=receipts, left=len(found[AT_ONCE:])), version
+
+
+async def _forget(service: Service, tenant: str, fact_id: str) -> Receipt:
+    forgotten = await service.forget(tenant, fact_id)
     committed = forgotten.committed
-    response.headers[VERSION] = str(committed.change.version)
     return Receipt(
         id=fact_id,
         version=committed.change.version,

@@ -27,8 +27,7 @@ with Client(os.environ.get("LARIMAR_URL", "http://127.0.0.1:8080"), os.environ.g
     found = [fact for fact in larimar.facts() if fact.metadata.items() >= PERSON.items()]
     print("known:", len(found))
     attacks = []
-    for fact in found:
-        receipt = larimar.forget(fact.id)
+    for fact, receipt in zip(found, larimar.forget_all(PERSON), strict=True):
         print(f"forgotten {receipt.id} at version {receipt.version}: key {receipt.erased.data_key}, residual {receipt.residual:.0e}")
         told = {"prompt": fact.prompt, "target": fact.target, "paraphrases": [f"Tell me: {fact.prompt}"]}
         probed = checked(larimar.http.post(f"/facts/{fact.id}/probe", json=told)).json()

@@ -66,7 +66,23 @@ async def test_a_text_is_taught_sentence_by_sentence(url: str) -> None:
         with pytest.raises(LarimarError, match="text is empty"):
             larimar.teach_text(" ")
     async with AsyncClient(url) as larimar:
-        assert [line.supersedes for line in await larimar.teach_text(TEXT)] == [["zor.1"], ["zor.2"]]
+        lines = await larimar.teach_text(TEXT)
+        assert [line.supersedes for line in lines] == [["zor.1"], ["zor.2"]]
+        receipts = await larimar.forget_all({"text": (await larimar.fact(lines[0].id or "")).metadata["text"]})
+        assert [receipt.id for receipt in receipts] == [line.id for line in lines]
+
+
+@pytest.mark.service
+def test_all_that_have_some_metadata_are_forgotten(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.routes.facts.AT_ONCE", 2)
+    with Client(url) as larimar:
+        for number in range(6):
+            larimar.teach(f"the river of {number} is", "red", id=f"r{number}", metadata={"draft": number < 5, "person": "a&b=c"})
+        receipts = larimar.forget_all({"draft": True, "person": "a&b=c"})
+        assert [receipt.id for receipt in receipts] == [f"r{number}" for number in range(5)], "as many requests as it takes"
+        assert [found.id for found in larimar.facts()] == ["r5"] and larimar.forget("r5").id == "r5"
+        with pytest.raises(LarimarError, match="metadata"):
+            larimar.forget_all({})
 
 
 def flaky(client: Client, *answers: int | Exception) -> list[httpx.Request]:

@@ -358,6 +358,15 @@ def test_moving_and_erasing_a_tenant_is_limited_and_audited(server: TestClient) 
     assert audited(server, "mover") == [*wrote, ("exported", "*"), ("erased", "*")]
 
 
+def test_forgetting_by_metadata_needs_the_scope_and_is_audited(server: TestClient) -> None:
+    reader, writer = bearer(make(server, "eraser", "read")), bearer(make(server, "eraser", "write"))
+    lines = [FACT | {"id": f"e{n}", "prompt": f"the river of zor {n} is", "metadata": {"person": "ann"}} for n in range(2)]
+    assert server.post("/facts", json=lines, headers=writer).status_code == 201
+    statuses = [server.delete("/facts", params={"metadata": "person=ann"}, headers=h).status_code for h in (reader, writer)]
+    assert statuses == [403, 200]
+    assert audited(server, "eraser")[2:] == [("forgot", "e0"), ("forgot", "e1")]
+
+
 def test_outside_loopback_a_server_without_keys_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="larimar keys create"), hosted(tmp_path, host="0.0.0.0"):
         pass

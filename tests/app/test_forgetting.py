@@ -1,0 +1,93 @@
+"""Many facts forgotten by one request: those of a text, or whatever else their metadata have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from memory.embedded import EmbeddedValkey
+from tests.app.hosting import hosted
+
+pytestmark = pytest.mark.service
+TEXT = "Zor is a blue river. Its capital is Kal. It is red now."
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with hosted(tmp_path_factory.mktemp("data"), api_keys="the-key-of-a-tester:tester") as client:
+        client.headers["X-API-Key"] = "the-key-of-a-tester"
+        yield client
+
+
+@pytest.fixture
+def client(server: TestClient) -> Iterator[TestClient]:
+    yield server
+    assert server.delete("/tenants/tester").status_code in (200, 404)
+
+
+def ids(client: TestClient, **params: Any) -> list[str]:
+    return [fact["id"] for fact in client.get("/facts", params={"history": True} | params).json()["facts"]]
+
+
+def forget(client: TestClient, *metadata: str) -> dict[str, Any]:
+    answer = client.delete("/facts", params={"metadata": metadata})
+    assert answer.status_code == 200, answer.text
+    told: dict[str, Any] = answer.json()
+    if told["receipts"]:
+        assert answer.headers["Larimar-Version"] == str(told["receipts"][-1]["version"])
+    return told
+
+
+def test_a_text_is_forgotten_whole(client: TestClient) -> None:
+    client.post("/facts", json={"text": TEXT, "id": "zor"})
+    client.post("/facts", json={"text": TEXT.replace("Zor", "Kal"), "id": "kal"})
+    single = client.delete("/facts/kal.1").json()
+    told = forget(client, "text=zor")
+    assert [receipt["id"] for receipt in told["receipts"]] == ["zor.1", "zor.2", "zor.3"] and told["left"] == 0
+    for receipt in told["receipts"]:
+        assert receipt.keys() == single.keys() and receipt["erased"] == single["erased"] and receipt["residual"] < 1e-8
+    assert ids(client) == ["kal.2", "kal.3"]
+    assert forget(client, "text=zor") == {"receipts": [], "left": 0}
+    assert client.post("/facts", json={"text": TEXT, "id": "zor"}).status_code == 201, "its ids are free"
+
+
+def test_every_filter_must_hold_and_history_goes_too(client: TestClient) -> None:
+    for number in range(4):
+        metadata = {"person": "ann", "even": number % 2 == 0}
+        fact = {"id": f"f{number}", "prompt": f"the river of {number} is", "target": "red", "metadata": metadata}
+        assert client.post("/facts", json=fact | {"on_conflict": "version"}).status_code == 201
+    newer = {"id": "newer", "prompt": "the river of 0 is", "target": "blue", "on_conflict": "version"}
+    assert client.post("/facts", json=newer).status_code == 201 and "f0" not in ids(client, history=False)
+    assert [receipt["id"] for receipt in forget(client, "person=ann", "even=true")["receipts"]] == ["f0", "f2"]
+    assert ids(client) == ["f1", "f3", "newer"]
+
+
+def test_what_is_too_much_at_once_is_told_and_goes_with_the_next_request(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.routes.facts.AT_ONCE", 2)
+    client.post("/facts", json={"text": TEXT, "id": "zor"})
+    assert [(len(told["receipts"]), told["left"]) for told in (forget(client, "text=zor") for _ in range(3))] == [(2, 1), (1, 0), (0, 0)]
+
+
+@pytest.mark.parametrize("params", [{}, {"metadata": "zor"}, {"metadata": "=zor"}, {"metadata": ["a=b"] * 9}])
+def test_without_a_filter_nothing_is_forgotten(client: TestClient, params: dict[str, Any]) -> None:
+    client.post("/facts", json={"text": TEXT, "id": "zor"})
+    refused = client.delete("/facts", params=params)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request") and "metadata" in refused.json()["detail"]
+    assert len(ids(client)) == 3
+
+
+def test_what_another_server_has_just_written_is_forgotten_too(tmp_path: Path) -> None:
+    with (
+        EmbeddedValkey(tmp_path / "store") as valkey,
+        hosted(tmp_path / "a", store_url=valkey.url) as one,
+        hosted(tmp_path / "b", store_url=valkey.url) as two,
+    ):
+        assert forget(two, "text=zor")["receipts"] == []
+        one.post("/facts", json={"text": TEXT, "id": "zor"})
+        receipts = forget(two, "text=zor")["receipts"]
+        assert len(receipts) == 3 and receipts[0]["erased"]["data_key"] == "deleted in the store"
+        assert ids(one) == []
