@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from models.corpus import Corpus
+from models.device import training_dtype
 from models.evaluation.membership import area
 from models.judge import MAX_PIECES, JudgeUpdate, compared, head_of
 from models.lora import LowRank, attach
+from models.synonyms import STATED, Synonyms
 from models.wants import Kind, as_asked, fill, mistaken, subjects_of
 
 OWN = ("LayerNorm", "token_type_embeddings")  # parameters that are trained themselves, beside the low-rank update
 CHUNK = 32  # pairs of like length that are read together
 NEIGHBOURS = 6  # relations that a near miss is chosen from
-NAMED = re.compile(r"^the (?P<noun>[a-z][a-z -]+?) (?P<of>of|for|at|in) \{s\} is( called)?$", re.IGNORECASE)
 ABOUT = (  # what may be asked about that which a fact names, and is not the fact
     "How old is the {n} {of} {s}?",
     "Where does the {n} {of} {s} live?",
@@ -78,9 +78,10 @@ class Pairs:
 
     corpus: Corpus
     kinds: Sequence[Kind]
+    synonyms: Synonyms
 
     def draw(self, rng: random.Random, count: int) -> list[Pair]:
-        """`count` pairs, about a third of which want the same."""
+        """`count` pairs, about two fifths of which want the same."""
         pairs: list[Pair] = []
         while len(pairs) < count:
             pairs += self._stated(rng) if rng.random() < 0.06 else self._worded(rng, *self._group(rng))
@@ -113,17 +114,23 @@ class Pairs:
             one, other = rng.sample(list(relations[relation]), 2)
             prompt = fill(one, subject)
             pairs.append(Pair(prompt, self._noise(rng, fill(other, subject)), same=True))
+            like = mistaken(rng, subject, subjects) if len(subjects) > 1 else None
+            if close := self.synonyms.close(rng, one):
+                pairs.append(Pair(prompt, self._noise(rng, fill(close, subject)), same=True))
+                if like:
+                    pairs.append(Pair(prompt, self._noise(rng, fill(close, like)), same=False))
             near = rng.sample(range(len(relations)), min(NEIGHBOURS, len(relations)))
             if others := [wording for number in near if number != relation for wording in relations[number]]:
                 for wording in (max(others, key=lambda text: _overlap(one, text) + 0.15 * rng.random()), rng.choice(others)):
+                    if rng.random() < 0.3:  # so that a synonym alone says nothing
+                        wording = self.synonyms.close(rng, wording) or wording
                     pairs.append(Pair(prompt, self._noise(rng, fill(wording, subject)), same=False))
-            if rng.random() < 0.35 and (named := next(filter(None, map(NAMED.match, relations[relation])), None)):
+            if rng.random() < 0.35 and (named := next(filter(None, map(STATED.match, relations[relation])), None)):
                 about = rng.choice(ABOUT).replace("{n}", named["noun"]).replace("{of}", named["of"])
                 pairs.append(Pair(prompt, self._noise(rng, fill(about, subject)), same=False))
             odds = rng.random()
             if odds < 0.55 and len(subjects) > 1:
-                like = mistaken(rng, subject, subjects) if odds < 0.35 else None
-                stranger = like or rng.choice([name for name in subjects if name != subject])
+                stranger = (like if odds < 0.35 else None) or rng.choice([name for name in subjects if name != subject])
                 wording = rng.choice(relations[relation]) if rng.random() < 0.67 else one
                 pairs.append(Pair(prompt, self._noise(rng, fill(wording, stranger)), same=False))
             elif odds < 0.8:
@@ -153,23 +160,32 @@ def _overlap(some: str, others: str) -> float:
     return len(ours & theirs) / (len(theirs) + 3)
 
 
-def separation(odds: Callable[[Sequence[tuple[str, str]]], list[float]], kinds: Sequence[Kind], seed: int = 0) -> dict[str, float]:
-    """Areas under the ROC curve of pairs of one want, against another subject, a name that is like the subject's, and another relation."""
+def separation(
+    odds: Callable[[Sequence[tuple[str, str]]], list[float]], kinds: Sequence[Kind], synonyms: Synonyms, seed: int = 0
+) -> dict[str, float]:
+    """Areas under the ROC curve of pairs of one want, against another subject, a name that is like the subject's, and another relation;
+    and of pairs of one want in nearly the same words, against the relation in the most alike words (`close`)."""
     rng, same = random.Random(f"judge:{seed}"), list[tuple[str, str]]()
+    close, alike = list[tuple[str, str]](), list[tuple[str, str]]()
     strangers, namesakes, neighbours = list[tuple[str, str]](), list[tuple[str, str]](), list[tuple[str, str]]()
     for kind in kinds:
         for relation in kind.relations:
             for _ in range(3):
                 subject, stranger = rng.sample(kind.subjects, 2)
                 one, other = rng.sample(relation, 2)
-                prompt, neighbour = fill(one, subject), rng.choice([own for own in kind.relations if own is not relation])
+                rest = [own for own in kind.relations if own is not relation]
+                prompt, neighbour = fill(one, subject), rng.choice(rest)
+                if near := synonyms.close(rng, one):
+                    close.append((prompt, fill(near, subject)))
+                    alike.append((prompt, fill(max((text for own in rest for text in own), key=lambda text: _overlap(one, text)), subject)))
                 same.append((prompt, fill(other, subject)))
                 strangers.append((prompt, fill(rng.choice([one, other]), stranger)))
                 neighbours.append((prompt, fill(rng.choice(neighbour), subject)))
                 if like := mistaken(rng, subject, kind.subjects):
                     namesakes.append((prompt, fill(other, like)))
     wanted, others = odds(same), {"subject": strangers, "name": namesakes, "relation": neighbours}
-    return {name: area(wanted, odds(pairs)) for name, pairs in others.items() if pairs}
+    found = {name: area(wanted, odds(pairs)) for name, pairs in others.items() if pairs}
+    return found | ({"close": area(odds(close), odds(alike))} if close else {})
 
 
 def train(
@@ -179,10 +195,12 @@ def train(
     held_out: Sequence[Kind],
     schedule: Schedule,
     report: Callable[[dict[str, Any]], None],
+    start: JudgeUpdate | None = None,
 ) -> JudgeUpdate:
     """Train on a frozen trunk, which is left with layers of the training's own.
 
     Args:
+        start: a judge of the same rank to go on from; None begins from nothing.
         report: told step and loss, and every 100 steps the separation on kinds that are not trained on.
     """
     trunk.requires_grad_(False)
@@ -191,8 +209,15 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(schedule.seed)
         head = head_of(int(trunk.config.hidden_size))  # type: ignore[arg-type, union-attr]  # transformers'
+    if start is not None:
+        trunk.load_state_dict(start.own, strict=False)
+        head.load_state_dict(start.head)
+        for name, layer in added.items():
+            layer.a.data, layer.b.data = (factor.clone() for factor in start.low_rank.factors[name])
     trained = [parameter for part in (trunk, head) for parameter in part.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, weight_decay=0.01)
+
+    is_fast = training_dtype(next(trunk.parameters()).device) == torch.bfloat16
 
     def odds(rows: Sequence[tuple[str, str]], *, fast: bool = False) -> Tensor:
         texts = [a for a, _ in rows], [b for _, b in rows]
@@ -219,7 +244,7 @@ def train(
         for at in range(0, len(drawn), CHUNK):
             chunk = drawn[at : at + CHUNK]
             wanted = torch.tensor([float(pair.same) for pair in chunk])
-            found = odds([(pair.prompt, pair.question) for pair in chunk], fast=True)
+            found = odds([(pair.prompt, pair.question) for pair in chunk], fast=is_fast)
             loss = nn.functional.binary_cross_entropy_with_logits(found, wanted, reduction="sum") / len(drawn)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's
             total += loss.item()
@@ -227,7 +252,7 @@ def train(
         optimizer.step()
         record = {"step": step + 1, "loss": total, "seconds": time.perf_counter() - started}
         if (step + 1) % 100 == 0 or step + 1 == schedule.steps:
-            record |= separation(told, held_out)
+            record |= separation(told, held_out, pairs.synonyms)
         report(record)
     low_rank = LowRank({name: (layer.a.detach(), layer.b.detach()) for name, layer in added.items()})
     return JudgeUpdate(low_rank, {n: p.detach() for n, p in own.items()}, {n: p.detach() for n, p in head.state_dict().items()})

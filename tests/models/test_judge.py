@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.settings import Settings
+from memory.frame import shared_frame
 from models.adapter import shipped
 from models.bert import BertTrunk
 from models.corpus import Corpus
@@ -20,11 +22,14 @@ from models.judge import Judge, JudgeUpdate, head_of
 from models.judging import Pairs, Schedule, separation, train
 from models.lora import LowRank
 from models.parts import ENCODER
+from models.synonyms import Synonyms
 from models.wants import HELD_OUT, Kind, kinds
 from models.weights import locate
 from tests.models import toys
 
 TOWNS = Kind("town", ("rome", "paris", "berlin", "kal"), (("who runs {s}", "{s} runs", "does {s}"), ("where is {s}", "capital {s}")))
+
+SYNONYMS = Synonyms.read()
 
 
 @pytest.fixture(scope="module")
@@ -84,26 +89,40 @@ def test_an_update_is_read_as_it_was_written_and_damage_is_found(tmp_path: Path)
 
 @given(st.integers(0, 10_000), st.integers(1, 96))
 def test_draws_are_the_same_for_the_same_state(corpus: Corpus, seed: int, count: int) -> None:
-    pairs = Pairs(corpus, kinds()[:-HELD_OUT])
+    pairs = Pairs(corpus, kinds()[:-HELD_OUT], SYNONYMS)
     first, again = (pairs.draw(random.Random(seed), count) for _ in range(2))
     assert first == again and len(first) == count and all(pair.prompt and pair.question for pair in first)
 
 
 def test_near_misses_share_the_subject_or_the_words(corpus: Corpus) -> None:
-    drawn = Pairs(corpus, kinds()[:-HELD_OUT]).draw(random.Random(0), 2000)
+    drawn = Pairs(corpus, kinds()[:-HELD_OUT], SYNONYMS).draw(random.Random(0), 2000)
     misses = [pair for pair in drawn if not pair.same]
     assert 0.5 < len(misses) / len(drawn) < 0.8
     shared = [len(set(p.prompt.casefold().split()) & set(p.question.casefold().split())) > 0 for p in misses]
     assert sum(shared) / len(shared) > 0.8
 
 
+def test_some_pairs_of_one_want_share_nearly_all_their_words(corpus: Corpus) -> None:
+    drawn = Pairs(corpus, kinds()[:-HELD_OUT], SYNONYMS).draw(random.Random(0), 2000)
+    close = [pair.same for pair in drawn if shared_frame(pair.question, pair.prompt) > 0.6]
+    assert 0.2 < sum(close) / len(close) < 0.8  # the frame alone does not tell
+
+
+def test_training_goes_on_from_an_update(corpus: Corpus) -> None:
+    pairs, schedule = Pairs(corpus, [TOWNS], SYNONYMS), Schedule(steps=2, pairs=8, rank=4, learning_rate=0.0)
+    first = train(toys.encoder().trunk, toys.encoder().tokenizer, pairs, [TOWNS], replace(schedule, learning_rate=1e-2), lambda _: None)
+    again = train(toys.encoder().trunk, toys.encoder().tokenizer, pairs, [TOWNS], schedule, lambda _: None, first)
+    told, wanted = (Judge(toys.encoder().trunk, toys.encoder().tokenizer, update)(PAIRS) for update in (again, first))
+    assert told == wanted
+
+
 def test_training_tells_wants_apart_and_the_trained_judge_is_the_served_one(corpus: Corpus) -> None:
     of, told = toys.encoder(), list[dict[str, float]]()
     schedule = Schedule(steps=60, pairs=24, rank=4, learning_rate=1e-2)
-    made = train(of.trunk, of.tokenizer, Pairs(corpus, [TOWNS]), [TOWNS], schedule, told.append)
+    made = train(of.trunk, of.tokenizer, Pairs(corpus, [TOWNS], SYNONYMS), [TOWNS], schedule, told.append)
     assert told[-1]["step"] == 60 and told[-1]["relation"] > 0.9
     judge = Judge(toys.encoder().trunk, of.tokenizer, made)
-    assert separation(judge, [TOWNS])["relation"] == pytest.approx(told[-1]["relation"], abs=0.02)
+    assert separation(judge, [TOWNS], SYNONYMS)["relation"] == pytest.approx(told[-1]["relation"], abs=0.02)
 
 
 @pytest.mark.model
@@ -111,5 +130,5 @@ def test_the_shipped_judge_tells_relations_apart_in_kinds_that_it_never_saw() ->
     found = locate(ENCODER, Settings().weights_dir, lambda _: None)
     shipped_update = JudgeUpdate.load(shipped(f"{ENCODER}-judge"))
     shipped_update.check(found.fingerprint)
-    told = separation(Judge.load(found.folder, torch.device("cpu"), shipped_update), kinds()[-HELD_OUT:], seed=7)
-    assert told["relation"] > 0.85 and told["subject"] > 0.95
+    told = separation(Judge.load(found.folder, torch.device("cpu"), shipped_update), kinds()[-HELD_OUT:], SYNONYMS, seed=7)
+    assert told["relation"] > 0.85 and told["subject"] > 0.95 and told["close"] > 0.85
