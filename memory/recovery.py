@@ -299,7 +299,7 @@ class Recovery:
 
     async def data_keys(self, versions: Sequence[int]) -> DataKeys:
         if self._vault is not None:
-            return await asyncio.to_thread(self._vault.load, self._keys.tenant)
+            return await asyncio.to_thread(self._vault.get, self._keys.tenant, versions)
         found: dict[int, Mapping[bytes, DataKey]] = {}
         for at in range(0, len(versions), _KEYS):
             some = versions[at : at + _KEYS]

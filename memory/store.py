@@ -111,7 +111,7 @@ class RedisStore:
     async def _sweep(self, vault: Vault, tenant: str, recovered: Recovered) -> None:
         """Erases data keys of facts whose forgetting was cut short and, the first time, of commits that never came through.
         (Later, one that was given up may still be on its way.)"""
-        known = (await asyncio.to_thread(vault.load, tenant)).keys()
+        known = await asyncio.to_thread(vault.versions, tenant)
         surplus = {version for change in recovered.changes for version in change.forgets} & known
         if tenant not in self._swept:
             surplus |= known - recovered.alive()

@@ -53,17 +53,30 @@ class Vault:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: dict[str, _File] = {}
-        self._lock = threading.Lock()
+        self._turns: dict[str, threading.Lock] = {}  # one at a time works on a tenant's file
 
-    def load(self, tenant: str) -> dict[int, dict[bytes, DataKey]]:
-        """All data keys of a tenant: version -> key id -> data key. A version has more than one only if a commit was given
-        up and repeated."""
-        with self._lock:
-            return self._read(tenant)
+    def versions(self, tenant: str) -> set[int]:
+        """Those that have a data key."""
+        with self._turn(tenant):
+            return set(self._known(tenant).places)
+
+    def get(self, tenant: str, versions: Collection[int]) -> dict[int, dict[bytes, DataKey]]:
+        """The data keys of these versions: version -> key id -> data key. A version has more than one only if a commit was given
+        up and repeated. Who puts a key meanwhile waits while the file is read, not while keys are taken from it."""
+        with self._turn(tenant):
+            known = self._known(tenant).places
+            places = [(version, place) for version in versions for place in known.get(version, ())]
+            raw = self._raw(tenant)
+        found: dict[int, dict[bytes, DataKey]] = {}
+        for version, place in places:
+            if (stored := _record_at(raw, place)) is not None and stored[0] == version:
+                data_key = DataKey.of(stored[1])
+                found.setdefault(version, {})[data_key.id] = data_key
+        return found
 
     def put(self, tenant: str, keys: Mapping[int, DataKey]) -> None:
         """Add data keys."""
-        with self._lock:
+        with self._turn(tenant):
             file = self._known(tenant)
             writes = {}
             for version, key in keys.items():
@@ -74,7 +87,7 @@ class Vault:
 
     def erase(self, tenant: str, versions: Collection[int]) -> None:
         """Overwrite the data keys of these versions."""
-        with self._lock:
+        with self._turn(tenant):
             file = self._known(tenant)
             gone = [place for version in versions for place in file.places.pop(version, ())]
             self._write(tenant, dict.fromkeys(gone, _EMPTY))
@@ -82,7 +95,7 @@ class Vault:
 
     def drop(self, tenant: str) -> None:
         """Overwrite all data keys of a tenant and remove its file."""
-        with self._lock:
+        with self._turn(tenant):
             self._files.pop(tenant, None)
             path = self._path(tenant)
             try:
@@ -95,38 +108,36 @@ class Vault:
             except OSError as error:
                 raise _unavailable(path, error) from error
 
+    def _turn(self, tenant: str) -> threading.Lock:
+        return self._turns.setdefault(tenant, threading.Lock())
+
     def _path(self, tenant: str) -> Path:
         # Not the name itself: file systems take some different names for the same.
         return self.folder / f"{hashlib.sha256(tenant.encode()).hexdigest()[:40]}.keys"
 
     def _known(self, tenant: str) -> _File:
         if tenant not in self._files:
-            self._read(tenant)
+            raw = self._raw(tenant)
+            file = _File(end=max(1, -(-len(raw) // _SIZE)))
+            for place in range(1, len(raw) // _SIZE):
+                if (stored := _record_at(raw, place)) is None:
+                    file.free.append(place)
+                else:
+                    file.places.setdefault(stored[0], []).append(place)
+            self._files[tenant] = file
         return self._files[tenant]
 
-    def _read(self, tenant: str) -> dict[int, dict[bytes, DataKey]]:
+    def _raw(self, tenant: str) -> bytes:
         path = self._path(tenant)
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
-            raw = b""
+            return b""
         except OSError as error:
             raise _unavailable(path, error) from error
         if raw[:_SIZE] not in (_MAGIC, raw[:0], _EMPTY):  # empty: killed before the first key was acknowledged
             raise StoreUnavailable(f"{path} is no file of data keys, or of another version of this program")
-        file = _File(end=max(1, -(-len(raw) // _SIZE)))
-        found: dict[int, dict[bytes, DataKey]] = {}
-        for place in range(1, len(raw) // _SIZE):
-            body, (crc,) = raw[place * _SIZE : place * _SIZE + _BODY.size], struct.unpack_from("<I", raw, place * _SIZE + _BODY.size)
-            version, key = _BODY.unpack(body)
-            if not version or crc != zlib.crc32(body):  # empty, or torn before it was acknowledged
-                file.free.append(place)
-                continue
-            data_key = DataKey.of(key)
-            found.setdefault(version, {})[data_key.id] = data_key
-            file.places.setdefault(version, []).append(place)
-        self._files[tenant] = file
-        return found
+        return raw
 
     def _write(self, tenant: str, records: Mapping[int, bytes]) -> None:
         if not records:
@@ -154,6 +165,16 @@ class Vault:
 def _record(version: int, key: DataKey) -> bytes:
     body = _BODY.pack(version, key.raw)
     return (body + struct.pack("<I", zlib.crc32(body))).ljust(_SIZE, b"\0")
+
+
+def _record_at(raw: bytes, place: int) -> tuple[int, bytes] | None:
+    """The version and the data key that a record holds; None if it is empty, or torn before it was acknowledged."""
+    record = raw[place * _SIZE : (place + 1) * _SIZE]
+    if len(record) < _SIZE:
+        return None
+    body, (crc,) = record[: _BODY.size], struct.unpack_from("<I", record, _BODY.size)
+    version, key = _BODY.unpack(body)
+    return (version, key) if version and crc == zlib.crc32(body) else None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -328,7 +328,7 @@ class TestForgetting:
             store = writer.opened(tmp_path, valkey)
             assert store._vault is not None
             await fill(store, "default", 3)
-            key = next(iter(store._vault.load("default")[2].values())).key
+            key = next(iter(store._vault.get("default", [2])[2].values())).key
             store._vault.erase = lambda *_: None  # type: ignore[method-assign]  # killed before it
             await store.commit("default", forget(4, 2), fingerprint=MODEL)
             await store.close()
@@ -361,7 +361,7 @@ async def written_and_forgotten(folder: Path, valkey: EmbeddedValkey) -> bytes:
     assert store._vault is not None
     facts = [replace(change.fact, version=change.version) for change in await fill(store, "default", 3, "needle") if change.fact]
     assert await store.snapshot("default", {0: facts}, 3, MODEL)
-    key = next(iter(store._vault.load("default")[2].values())).key
+    key = next(iter(store._vault.get("default", [2])[2].values())).key
     assert list(files_with(folder, [Needle("data key", key)]))
     await store.commit("default", forget(4, 2), fingerprint=MODEL)
     await store.close()
