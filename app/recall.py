@@ -12,7 +12,7 @@ from memory.episodic import EpisodicMemory
 from memory.fact import Fact
 from memory.page import PageSettings
 from memory.query import Query, Reading
-from memory.scope import STRICT, Scope
+from memory.scope import Scope
 from models.evaluation.records import Record
 from models.evaluation.systems import Ask, in_prompt
 from models.model import Model
@@ -25,7 +25,7 @@ def scope_of(model: Model, settings: Settings | None = None) -> Scope:
     if settings is None:
         return scope
     if settings.scope_strict:
-        scope = replace(scope, judged_frame=STRICT)
+        scope = scope.strict()
     threshold = settings.scope_threshold
     return scope if threshold is None else replace(scope, threshold=threshold, rise=0.0)
 

@@ -4,17 +4,23 @@
           − 0.15 · conflict                           both hold a name or number that the other lacks, or words that
                                                       exclude each other ("left" and "right")
           + 0.20 · agreement                          both hold names, and all of the fact's are in the query
-          − (0.20 + 0.50 · frame²) · frame            how much of the two is one frame (memory.frame), if they conflict or
-                                                      each has content words of its own: the same sentence with a part
-                                                      exchanged asks for something else
+          − suspicion                                 (0.45 + 0.55 · frame²) · frame: how much of the two is one frame
+                                                      (memory.frame), if they conflict or each has content words of its own:
+                                                      the same sentence with a part exchanged asks for something else
           + 0.14 · news · likeness²                   content words that only the query has, at most 4, names left out: who
                                                       asks in really different words is far from the fact's words, too,
                                                       and yet near in meaning; at most what the likeness lacks
           − 0.25 · misfit                             the query wants another kind of answer ("who" does not fit a date)
-          + 0.06 · judgement, in [−10, 6]             log-odds of the judge, which reads both side by side, + 1.25: a third of the pairs
-                                                      that it learnt from want the same, of the queries that it is asked more do.
-                                                      Asked where the score leaves doubt, if the query is a question, or in the
-                                                      fact's frame
+          + 0.06 · judgement, in [−10, 2]             log-odds of the judge, which reads both side by side, + 1.25: two fifths of the
+                                                      pairs that it learnt from want the same, of the queries that it is asked more
+                                                      do. Heard unless both are statements; of two statements in one frame, too, but
+                                                      never for them
+          + 0.40 · suspicion · belief                 belief: the judge's probability, of log-odds twice as sharp
+          − 0.08 · shortfall                          of the log-odds below what is expected: the nearer two vectors are, the better
+                                                      must the judge think of them. Who asks in words of his own is far from the
+                                                      fact's; who is near it and means the same is surely understood
+
+The judge is asked where the score leaves doubt.
 
 A fact may be a whole sentence that holds its answer (a text taught sentence by sentence): then what it says beyond the query counts
 for nothing, and agreement, three fifths of it, is that all of the query's names are in it.
@@ -27,7 +33,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -38,7 +45,7 @@ from memory.frame import shared_frame
 from memory.names import content, lacking, names, sequence, words
 
 Judge = Callable[[Sequence[tuple[str, str]]], list[float]]
-STRICT = 0.2  # `judged_frame` of a strict detector
+NEAR = 0.66  # at less likeness no log-odds are short of what is expected
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,30 @@ class ScopeDecision:
     fact: Fact | None
 
 
+class Expected(NamedTuple):
+    """The log-odds that are expected of a judge at a likeness of 0.9, how many more for each unit of it, and how many may be missing."""
+
+    odds: float
+    steepness: float
+    most: float
+
+
+HEARD, UNHEARD = Expected(2.0, 33.0, 6.0), Expected(2.0, 50.0, 2.25)
+
+
+@dataclass(eq=False)
+class _Candidate:
+    """A fact that a query may ask for: its score, of which its `suspicion`, what a common frame costs, is taken."""
+
+    fact: Fact
+    likeness: float
+    score: float
+    suspicion: float
+
+    def __post_init__(self) -> None:
+        self.score -= self.suspicion
+
+
 @dataclass(frozen=True)
 class Scope:
     """The calibrated detector.
@@ -63,36 +94,52 @@ class Scope:
         stated: share of the agreement for facts that are whole sentences.
         judgement: weight of the judge's log-odds, which count up to `sure` for and `against` once `prior` is added.
         judged_frame: how much common frame has a statement judged.
+        trust: share of the suspicion that a believing judge gives back.
+        heard, unheard: what is expected of the judge where its word counts in full, and of other statements.
+        shortfall: what each missing nat of that costs.
         candidates: how many of the nearest facts are looked at.
         meaning: width of the keys' first part, the sentence vector. 0: the likeness is the keys' cosine.
         clean: what the model reads of a prompt; the same of two makes them one fact's.
         judge: the log-odds of each (fact's prompt, query) that both want the same answer; None: nobody is asked.
     """
 
-    threshold: float = 0.58
-    rise: float = 0.096
+    threshold: float = 0.45
+    rise: float = 0.12
     conflict: float = 0.15
     agreement: float = 0.20
-    frame: float = 0.20
-    whole_frame: float = 0.50
+    frame: float = 0.45
+    whole_frame: float = 0.55
     news: float = 0.14
     misfit: float = 0.25
     stated: float = 0.6
     judgement: float = 0.06
-    sure: float = 6.0
+    sure: float = 2.0
     against: float = 10.0
     prior: float = 1.25
-    judged_frame: float = 0.6
+    judged_frame: float = 0.65
+    trust: float = 0.4
+    heard: Expected = HEARD
+    unheard: Expected = UNHEARD
+    shortfall: float = 0.08
     candidates: int = 4
     meaning: int = 0
     clean: Callable[[str], str] = str
     judge: Judge | None = None
 
+    def strict(self) -> Scope:
+        """The same for memories of one's own facts: the judge is heard on statements that share a fifth of the fact's frame."""
+        return replace(self, judged_frame=0.2)
+
     def threshold_for(self, facts: int) -> float:
         return self.threshold + self.rise * (1.0 - 1.0 / math.sqrt(max(1, facts)))
 
     def score(self, query: str, prompt: str, target: str, likeness: float) -> float:
-        """The score of one query sentence with one fact."""
+        """The score of one query sentence with one fact, before anything is judged."""
+        score, suspicion = self._weighed(query, prompt, target, likeness)
+        return score - suspicion
+
+    def _weighed(self, query: str, prompt: str, target: str, likeness: float) -> tuple[float, float]:
+        """The score without what a common frame takes from it, and that."""
         asked, stored = words(query), words(prompt)
         # A name is lacking only if the other side does not have it in lower case either.
         named = names(prompt)
@@ -101,7 +148,7 @@ class Scope:
         stated = words(target) <= stored  # the fact is a whole sentence, its answer included: who asks says less, and must not say other
         if stated:
             named, theirs = asked_names, ours
-        score = likeness
+        score, suspicion = likeness, 0.0
         conflict = bool(ours and theirs) or contrasts(asked, stored)
         if conflict:
             score -= self.conflict
@@ -111,9 +158,9 @@ class Scope:
         new, missing = lacking(about, stored_about), lacking(stored_about, about)
         if conflict or (new and missing):
             shared = shared_frame(query, prompt)
-            score -= (self.frame + self.whole_frame * shared**2) * shared
+            suspicion = (self.frame + self.whole_frame * shared**2) * shared
         score += min(self.news * min(4, len(set(new) - asked_names)) * max(0.0, likeness) ** 2, max(0.0, 1.0 - likeness))
-        return score - self.misfit * misfits(query, prompt, target)
+        return score - self.misfit * misfits(query, prompt, target), suspicion
 
     def likeness(self, query: Tensor, fact: Fact, similarity: float) -> float:
         """Cosine of the meaning of two keys (D,)."""
@@ -138,32 +185,52 @@ class Scope:
         """
         threshold = self.threshold_for(facts) if threshold is None else threshold
         best, highest, asked = ScopeDecision(False, -1.0, threshold, 0.0, None), (False, -math.inf), sequence(query)
+        known = [fact for fact, _ in candidates]
         likenesses = [similarity if key is None else self.likeness(key, fact, similarity) for fact, similarity in candidates]
-        scores = [self.score(query, fact.prompt, fact.target, like) for (fact, _), like in zip(candidates, likenesses, strict=True)]
+        weighed = [
+            _Candidate(fact, like, *self._weighed(query, fact.prompt, fact.target, like))
+            for fact, like in zip(known, likenesses, strict=True)
+        ]
         owned = [sequence(fact.prompt) == asked for fact, _ in candidates]  # whether the query is the fact's own words
-        if self.judge is not None:
-            if any(owned):  # a fact's own words need no judge
-                scores = [score + self.judgement * self.sure for score in scores]
-            else:
-                self._judge(self.judge, query, [fact for fact, _ in candidates], scores, threshold)
-        for (fact, similarity), score, own in zip(candidates, scores, owned, strict=True):
-            rank = (own, score)  # no other fact comes before the one whose own words these are
+        if self.judge is not None and any(owned):  # which need no judge
+            for candidate in weighed:
+                candidate.score += self.judgement * self.sure
+        elif self.judge is not None:
+            self._judge(self.judge, query, weighed, threshold)
+        for (fact, similarity), candidate, own in zip(candidates, weighed, owned, strict=True):
+            rank = (own, candidate.score)  # no other fact comes before the one whose own words these are
             if best.fact is None or rank > highest:
-                best, highest = ScopeDecision(score >= threshold, score, threshold, similarity, fact), rank
+                best, highest = ScopeDecision(candidate.score >= threshold, candidate.score, threshold, similarity, fact), rank
         return best
 
-    def _judge(self, judge: Judge, query: str, facts: Sequence[Fact], scores: list[float], threshold: float) -> None:
-        """Adds the judgement to the scores that it may decide: to the highest first, then to those that may still come before it.
-        Statements are only spoken against: of those some are judged and some are not, and none shall win by it."""
+    def _judge(self, judge: Judge, query: str, candidates: Sequence[_Candidate], threshold: float) -> None:
+        """Adds the judgement to the scores that it may decide: to the highest first, then to those that may still come before it."""
         asks = is_question(query)
-        most = self.sure if asks else 0.0
+
+        def most(candidate: _Candidate) -> float:
+            return self.sure if asks or is_question(candidate.fact.prompt) else 0.0
+
+        def highest(candidate: _Candidate) -> float:
+            return candidate.score + self.judgement * most(candidate) + self.trust * candidate.suspicion
+
+        def is_heard(candidate: _Candidate) -> bool:
+            return most(candidate) > 0.0 or shared_frame(query, candidate.fact.prompt) >= self.judged_frame
+
+        def shortfall(candidate: _Candidate, odds: float) -> float:
+            expected = self.heard if is_heard(candidate) else self.unheard
+            return max(0.0, min(expected.most, expected.odds + expected.steepness * (candidate.likeness - 0.9) - odds))
+
         doubtful = [
-            number
-            for number, fact in enumerate(facts)
-            if scores[number] > threshold - self.judgement * self.sure and (asks or shared_frame(query, fact.prompt) >= self.judged_frame)
+            one
+            for one in sorted(candidates, key=highest, reverse=True)
+            if highest(one) >= threshold and (is_heard(one) or one.suspicion or one.likeness > NEAR)
         ]
-        doubtful.sort(key=lambda number: -scores[number])
-        for part in (slice(1), slice(1, None)):
-            asked = [number for number in doubtful[part] if scores[number] + self.judgement * most >= max(scores)]
-            for number, odds in zip(asked, judge([(facts[at].prompt, query) for at in asked]) if asked else (), strict=True):
-                scores[number] += self.judgement * max(-self.against, min(most, odds + self.prior))
+        settled = max((one.score for one in candidates if one not in doubtful), default=-math.inf)
+        for part in (doubtful[:1], doubtful[1:]):
+            asked = [one for one in part if highest(one) >= settled]
+            for one, odds in zip(asked, judge([(one.fact.prompt, query) for one in asked]) if asked else (), strict=True):
+                one.score += self.trust * one.suspicion * (0.5 + 0.5 * math.tanh(odds))  # a probability, of log-odds twice as sharp
+                one.score -= self.shortfall * shortfall(one, odds)
+                if is_heard(one):
+                    one.score += self.judgement * max(-self.against, min(most(one), odds + self.prior))
+                settled = max(settled, one.score)

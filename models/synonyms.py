@@ -41,7 +41,8 @@ class Synonyms:
             for phrase in group:
                 self._others.setdefault(phrase.casefold(), []).extend(other for other in group if other != phrase)
         longest = sorted(self._others, key=len, reverse=True)
-        self._known = re.compile(rf"(?<![\w'])(?:{'|'.join(map(re.escape, longest))})(?![\w'])", re.IGNORECASE)
+        phrases = "|".join(map(re.escape, longest)) or "(?!)"  # of no group nothing is known
+        self._known = re.compile(rf"(?<![\w'])(?:{phrases})(?![\w'])", re.IGNORECASE)
 
     @classmethod
     def read(cls, path: Path = SYNONYMS) -> Synonyms:

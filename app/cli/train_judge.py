@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +34,7 @@ def train_judge(
 def _train(data: Path, steps: int, seed: int, out: Path, start: Path | None, rate: float) -> None:
     from models.judge import JudgeUpdate
     from models.judging import Pairs, Schedule, train
-    from models.synonyms import Synonyms
+    from models.synonyms import SYNONYMS, Synonyms
 
     lesson, schedule, last = Lesson.prepare(data), Schedule(steps=steps, seed=seed, learning_rate=rate), dict[str, Any]()
     begun = None if start is None else JudgeUpdate.load(start)
@@ -47,6 +48,8 @@ def _train(data: Path, steps: int, seed: int, out: Path, start: Path | None, rat
         update = train(lesson.trunk, lesson.tokenizer, pairs, lesson.held_out, schedule, report, begun)
     separation = {name: last[name] for name in ("subject", "name", "relation", "close") if name in last}
     earlier = {} if begun is None else {"start": begun.about}
-    replace(update, about=lesson.about(schedule, separation=separation) | earlier).save(out)
+    about = lesson.about(schedule, separation=separation) | earlier
+    about["data"] |= {SYNONYMS.name: hashlib.sha256(SYNONYMS.read_bytes()).hexdigest()}
+    replace(update, about=about).save(out)
     told = ", ".join(f"{name} {area:.3f}" for name, area in separation.items())
     console.print(f"{out}: area under the curve on kinds never trained on, against another {told}")

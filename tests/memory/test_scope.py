@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from memory.expectation import is_question, misfits
 from memory.fact import Fact
-from memory.scope import STRICT, Scope
+from memory.scope import Scope
 
 SCOPE = Scope()
 COSINE = st.floats(-1, 1)
@@ -149,26 +148,32 @@ def judged(query: str, prompt: str, similarity: float, odds: float) -> tuple[flo
     return Scope(judge=bench).decide(query, [(fact(prompt), similarity)], 1).score, bench
 
 
-@given(COSINE, COSINE, st.integers(1, 10_000), st.floats(-30, 30))
-def test_a_nearer_query_is_never_less_in_scope_whatever_the_judge_says(a: float, b: float, facts: int, odds: float) -> None:
+@given(COSINE, COSINE, st.integers(1, 10_000), st.floats(6, 30))
+def test_a_nearer_query_is_never_less_in_scope_if_the_judge_thinks_well_of_it(a: float, b: float, facts: int, odds: float) -> None:
     scope, stored = Scope(judge=Bench(odds)), fact("The head of Acme is")
     near, far = (scope.decide("who runs Acme?", [(stored, like)], facts).in_scope for like in (max(a, b), min(a, b)))
     assert near >= far
 
 
-@given(st.floats(-50, 50))
-def test_a_judgement_counts_so_much_and_no_more(odds: float) -> None:
-    plain = SCOPE.decide("who runs Acme?", [(fact("The head of Acme is"), 0.5)], 1).score
-    score, bench = judged("who runs Acme?", "The head of Acme is", 0.5, odds)
-    assert bench.asked == [("The head of Acme is", "who runs Acme?")]
-    assert score == pytest.approx(plain + 0.06 * max(-10, min(6, odds + 1.25)))
+@given(st.floats(-50, 50), st.floats(0.5, 1))
+def test_a_judgement_counts_so_much_and_no_more(odds: float, likeness: float) -> None:
+    plain, suspicion = SCOPE._weighed("who runs Acme?", "The head of Acme is", "t", likeness)
+    score, bench = judged("who runs Acme?", "The head of Acme is", likeness, odds)
+    assert bench.asked == [("The head of Acme is", "who runs Acme?")] and suspicion > 0
+    won = 0.06 * max(-10, min(2, odds + 1.25)) + 0.4 * suspicion * torch.sigmoid(torch.tensor(2.0 * odds, dtype=torch.float64)).item()
+    assert score == pytest.approx(plain - suspicion + won - 0.08 * max(0, min(6, 2 + 33 * (likeness - 0.9) - odds)))
+
+
+def test_the_nearer_a_query_the_better_must_the_judge_think_of_it() -> None:
+    far, near = (judged("who runs Acme?", "Who runs Acme today?", likeness, -4.0)[0] for likeness in (0.74, 0.8))
+    assert far > near
 
 
 def test_the_judge_is_asked_only_where_it_may_decide() -> None:
     for query, prompt, similarity in (
         ("who runs Acme?", "The river of Zor is", -0.9),  # too far
         ("The head of Acme is", "The head of Acme is", 1.0),  # the fact's own words
-        ("Acme lies near", "The head of Acme is", 0.6),  # a statement of another frame
+        ("Acme", "The head of Acme is", 0.6),  # a statement of another frame, and not near
     ):
         assert judged(query, prompt, similarity, -9.0)[1].asked == []
     assert judged("The foot of Acme is", "The head of Acme is", 0.9, -9.0)[1].asked  # the fact's frame
@@ -208,20 +213,25 @@ def test_candidates_that_cannot_come_first_any_more_are_not_judged() -> None:
     assert bench.asked == [(RIVALS[1].prompt, "who runs Acme?")]
 
 
-def test_a_strict_detector_has_statements_judged_that_share_little_of_the_frame() -> None:
+def test_a_strict_detector_hears_the_judge_on_statements_that_share_little_of_the_frame() -> None:
     query, stored = "The tower of Acme leans to", fact("The head of Acme is")
-    for scope, is_asked in ((Scope(), False), (Scope(judged_frame=STRICT), True)):
-        bench = Bench(-9.0)
-        replace(scope, judge=bench).decide(query, [(stored, 0.9)], 1)
-        assert bool(bench.asked) is is_asked
+    usual, strict = (scope.decide(query, [(stored, 0.9)], 1) for scope in (Scope(judge=Bench(-9.0)), Scope(judge=Bench(-9.0)).strict()))
+    assert strict.score == pytest.approx(usual.score - 0.06 * 7.75 - 0.08 * (6 - 2.25))
 
 
-def test_a_statement_is_only_spoken_against_and_own_words_are_worth_the_most() -> None:
-    plain = SCOPE.decide("The foot of Acme is", [(fact("The head of Acme is"), 0.9)], 1).score
-    assert judged("The foot of Acme is", "The head of Acme is", 0.9, 9.0)[0] == plain
-    assert judged("The foot of Acme is", "The head of Acme is", 0.9, -9.0)[0] == pytest.approx(plain - 0.06 * 7.75)
+@given(st.floats(-20, 20), st.floats(0, 0.95), st.sampled_from(["Acme lies near", "The tower of Acme leans to", "who runs Acme?"]))
+def test_what_a_strict_detector_answers_the_usual_one_answers_too(odds: float, likeness: float, query: str) -> None:
+    scope = Scope(judge=Bench(odds))
+    usual, strict = (one.decide(query, [(fact("The head of Acme is"), likeness)], 1) for one in (scope, scope.strict()))
+    assert usual.in_scope >= strict.in_scope
+
+
+def test_a_statement_wins_back_its_suspicion_at_most_and_own_words_are_worth_the_most() -> None:
+    plain, suspicion = SCOPE._weighed("The foot of Acme is", "The head of Acme is", "t", 0.9)
+    assert judged("The foot of Acme is", "The head of Acme is", 0.9, 9.0)[0] == pytest.approx(plain - 0.6 * suspicion)
+    assert judged("The foot of Acme is", "The head of Acme is", 0.9, -9.0)[0] == pytest.approx(plain - suspicion - 0.06 * 7.75 - 0.08 * 6)
     own = judged("who heads Acme?", "Who heads Acme?", 1.0, -9.0)
-    assert own[0] == pytest.approx(SCOPE.decide("who heads Acme?", [(fact("Who heads Acme?"), 1.0)], 1).score + 0.36) and not own[1].asked
+    assert own[0] == pytest.approx(SCOPE.decide("who heads Acme?", [(fact("Who heads Acme?"), 1.0)], 1).score + 0.12) and not own[1].asked
 
 
 def test_questions_and_requests_are_told_from_statements() -> None:

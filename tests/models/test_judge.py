@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.settings import Settings
@@ -29,7 +29,7 @@ from tests.models import toys
 
 TOWNS = Kind("town", ("rome", "paris", "berlin", "kal"), (("who runs {s}", "{s} runs", "does {s}"), ("where is {s}", "capital {s}")))
 
-SYNONYMS = Synonyms.read()
+SYNONYMS, NONE = Synonyms.read(), Synonyms([])
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,7 @@ def test_an_update_is_read_as_it_was_written_and_damage_is_found(tmp_path: Path)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 96))
+@settings(deadline=None)
 def test_draws_are_the_same_for_the_same_state(corpus: Corpus, seed: int, count: int) -> None:
     pairs = Pairs(corpus, kinds()[:-HELD_OUT], SYNONYMS)
     first, again = (pairs.draw(random.Random(seed), count) for _ in range(2))
@@ -118,11 +119,11 @@ def test_training_goes_on_from_an_update(corpus: Corpus) -> None:
 
 def test_training_tells_wants_apart_and_the_trained_judge_is_the_served_one(corpus: Corpus) -> None:
     of, told = toys.encoder(), list[dict[str, float]]()
-    schedule = Schedule(steps=60, pairs=24, rank=4, learning_rate=1e-2)
-    made = train(of.trunk, of.tokenizer, Pairs(corpus, [TOWNS], SYNONYMS), [TOWNS], schedule, told.append)
-    assert told[-1]["step"] == 60 and told[-1]["relation"] > 0.9
+    schedule = Schedule(steps=120, pairs=24, rank=4, learning_rate=1e-2)
+    made = train(of.trunk, of.tokenizer, Pairs(corpus, [TOWNS], NONE), [TOWNS], schedule, told.append)
+    assert told[-1]["step"] == 120 and told[-1]["relation"] > 0.9
     judge = Judge(toys.encoder().trunk, of.tokenizer, made)
-    assert separation(judge, [TOWNS], SYNONYMS)["relation"] == pytest.approx(told[-1]["relation"], abs=0.02)
+    assert separation(judge, [TOWNS], NONE)["relation"] == pytest.approx(told[-1]["relation"], abs=0.02)
 
 
 @pytest.mark.model
