@@ -1,7 +1,7 @@
 """Scope: does a query ask for a fact? It sees the query, and of the facts their prompts and targets; never an answer.
 
     score = likeness                                  cosine of the two sentence vectors
-          − 0.15 · conflict                           both hold a name or number that the other lacks, or words that
+          − 0.20 · conflict                           both hold a name or number that the other lacks, or words that
                                                       exclude each other ("left" and "right")
           + 0.20 · agreement                          both hold names, and all of the fact's are in the query
           − suspicion                                 (0.45 + 0.55 · frame²) · frame: how much of the two is one frame
@@ -105,7 +105,7 @@ class Scope:
 
     threshold: float = 0.45
     rise: float = 0.12
-    conflict: float = 0.15
+    conflict: float = 0.20
     agreement: float = 0.20
     frame: float = 0.45
     whole_frame: float = 0.55
@@ -116,7 +116,7 @@ class Scope:
     sure: float = 2.0
     against: float = 10.0
     prior: float = 1.25
-    judged_frame: float = 0.65
+    judged_frame: float = 0.7
     trust: float = 0.4
     heard: Expected = HEARD
     unheard: Expected = UNHEARD
