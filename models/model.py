@@ -182,7 +182,7 @@ class Model:
         return self.decoder.text(self.code.clean(code)).strip()
 
     @torch.inference_mode()
-    def conditioning(self, readouts: Readouts) -> tuple[Tensor, Pointer] | tuple[None, None]:
+    def conditioning(self, readouts: Readouts) -> tuple[Tensor | None, Pointer | None]:
         """What readouts (W,) do to a text: their prefixes (P, d), one after the other, and the pointer that holds the text to them;
         nothing if none holds a token. What is longer than a prefix takes several."""
         readouts = () if readouts is None else (readouts,) if isinstance(readouts, Tensor) else readouts

@@ -71,7 +71,8 @@ def _variants() -> Iterator[Variant]:
         off: dict[str, Any] = {term: 0.0} | ({"whole_frame": 0.0} if term == "frame" else {})
         yield f"scope without {term}", lambda s, off=off: _with(s, **off)  # type: ignore[misc]
     yield "scope without the judge", lambda s: _with(s, judge=None)
-    nothing: dict[str, Any] = dict.fromkeys(("conflict", "agreement", "frame", "whole_frame", "news", "misfit", "judgement"), 0.0)
+    terms = ("conflict", "agreement", "frame", "whole_frame", "news", "misfit", "judgement", "shortfall")
+    nothing: dict[str, Any] = dict.fromkeys(terms, 0.0)
     yield "scope by likeness alone", lambda s: _with(s, **nothing)
     yield "no scope: every prompt is answered by the nearest fact", lambda s: _with(s, threshold=-9.0)
 
@@ -83,15 +84,15 @@ def _with(setup: Setup, model: Model | None = None, pages: PageSettings | None =
 class _Pointless(Model):
     """Nothing holds the decoder to the readout but the prefix."""
 
-    def pointer(self, readouts: Readouts) -> Pointer | None:  # noqa: ARG002
-        return None
+    def conditioning(self, readouts: Readouts) -> tuple[Tensor | None, Pointer | None]:
+        return super().conditioning(readouts)[0], None
 
 
-class _Raw(_Pointless):
+class _Raw(Model):
     """The prefix is made of the readout's slots as they are, put back into embedding space by the projection's pseudo-inverse."""
 
     @torch.inference_mode()
-    def soft_tokens(self, readouts: Readouts) -> Tensor | None:
+    def conditioning(self, readouts: Readouts) -> tuple[Tensor | None, Pointer | None]:
         given = () if readouts is None else (readouts,) if isinstance(readouts, Tensor) else readouts
         back = torch.linalg.pinv(self.adapter.projection)  # (S − 1, d)
         prefixes = []
@@ -100,7 +101,7 @@ class _Raw(_Pointless):
             kept = slots[slots[:, -1] > OCCUPIED / 2]
             if len(kept):
                 prefixes.append(self.prefix((kept[:, :-1] @ back + self.adapter.mean).to(self.device)))
-        return torch.cat(prefixes) if prefixes else None
+        return torch.cat(prefixes) if prefixes else None, None
 
 
 class _Meaning(Encoder):
