@@ -88,9 +88,9 @@ READS += [lambda text: Scope().score(text, text + "A", text, 0.5), lambda text: 
 @pytest.mark.parametrize("read", READS)
 def test_no_text_takes_longer_than_its_length_explains(read: Any, text: str) -> None:
     def took(of: str) -> float:
-        started = time.perf_counter()
+        started = time.thread_time()
         read(of)
-        return time.perf_counter() - started
+        return time.thread_time() - started
 
     for end in ("", "x", " of x", "?"):  # where the end fits no pattern, each beginning is tried
         half, whole = (min(took("Who is " + text * (n // len(text)) + end) for _ in range(3)) for n in (4000, 16_000))
