@@ -185,11 +185,10 @@ class Scope:
         """
         threshold = self.threshold_for(facts) if threshold is None else threshold
         best, highest, asked = ScopeDecision(False, -1.0, threshold, 0.0, None), (False, -math.inf), sequence(query)
-        known = [fact for fact, _ in candidates]
         likenesses = [similarity if key is None else self.likeness(key, fact, similarity) for fact, similarity in candidates]
         weighed = [
             _Candidate(fact, like, *self._weighed(query, fact.prompt, fact.target, like))
-            for fact, like in zip(known, likenesses, strict=True)
+            for (fact, _), like in zip(candidates, likenesses, strict=True)
         ]
         owned = [sequence(fact.prompt) == asked for fact, _ in candidates]  # whether the query is the fact's own words
         if self.judge is not None and any(owned):  # which need no judge
@@ -216,21 +215,19 @@ class Scope:
         def is_heard(candidate: _Candidate) -> bool:
             return most(candidate) > 0.0 or shared_frame(query, candidate.fact.prompt) >= self.judged_frame
 
-        def shortfall(candidate: _Candidate, odds: float) -> float:
-            expected = self.heard if is_heard(candidate) else self.unheard
-            return max(0.0, min(expected.most, expected.odds + expected.steepness * (candidate.likeness - 0.9) - odds))
-
         doubtful = [
             one
             for one in sorted(candidates, key=highest, reverse=True)
-            if highest(one) >= threshold and (is_heard(one) or one.suspicion or one.likeness > NEAR)
+            if highest(one) >= threshold and (one.suspicion or one.likeness > NEAR or is_heard(one))
         ]
         settled = max((one.score for one in candidates if one not in doubtful), default=-math.inf)
         for part in (doubtful[:1], doubtful[1:]):
             asked = [one for one in part if highest(one) >= settled]
             for one, odds in zip(asked, judge([(one.fact.prompt, query) for one in asked]) if asked else (), strict=True):
                 one.score += self.trust * one.suspicion * (0.5 + 0.5 * math.tanh(odds))  # a probability, of log-odds twice as sharp
-                one.score -= self.shortfall * shortfall(one, odds)
-                if is_heard(one):
+                expected = self.heard if (heard := is_heard(one)) else self.unheard
+                missing = expected.odds + expected.steepness * (one.likeness - 0.9) - odds
+                one.score -= self.shortfall * max(0.0, min(expected.most, missing))
+                if heard:
                     one.score += self.judgement * max(-self.against, min(most(one), odds + self.prior))
                 settled = max(settled, one.score)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +34,7 @@ def _train(data: Path, steps: int, seed: int, out: Path, start: Path | None, rat
     from models.judge import JudgeUpdate
     from models.judging import Pairs, Schedule, train
     from models.synonyms import SYNONYMS, Synonyms
+    from models.wants import digest
 
     lesson, schedule, last = Lesson.prepare(data), Schedule(steps=steps, seed=seed, learning_rate=rate), dict[str, Any]()
     begun = None if start is None else JudgeUpdate.load(start)
@@ -49,7 +49,7 @@ def _train(data: Path, steps: int, seed: int, out: Path, start: Path | None, rat
     separation = {name: last[name] for name in ("subject", "name", "relation", "close") if name in last}
     earlier = {} if begun is None else {"start": begun.about}
     about = lesson.about(schedule, separation=separation) | earlier
-    about["data"] |= {SYNONYMS.name: hashlib.sha256(SYNONYMS.read_bytes()).hexdigest()}
+    about["data"] |= {SYNONYMS.name: digest(SYNONYMS)}
     replace(update, about=about).save(out)
     told = ", ".join(f"{name} {area:.3f}" for name, area in separation.items())
     console.print(f"{out}: area under the curve on kinds never trained on, against another {told}")
