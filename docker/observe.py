@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from typing import Any
 import httpx
 import yaml
 
+from app.ports import free_port
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "grafana"))
 
@@ -30,12 +31,6 @@ from panels import DASHBOARDS, UPDATES, Panel  # noqa: E402  # the dashboards' o
 
 INTERVAL = "10s"  # stands for $__rate_interval, at a scrape each second
 Series = dict[str, list[tuple[float, float]]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:

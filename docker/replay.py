@@ -12,13 +12,14 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from app.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("dependencies", "server", "weights")
@@ -68,10 +69,7 @@ def replay(folder: Path) -> dict[str, str]:
 
 def healthy(environment: dict[str, str], folder: Path) -> None:
     """Start the installed server as the image does, ask the image's healthcheck, and stop it as the image is stopped."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment = environment | {"LARIMAR_PORT": port, "LARIMAR_DATA_DIR": str(folder / "data"), "HF_HUB_OFFLINE": "1"}
+    environment = environment | {"LARIMAR_PORT": str(free_port()), "LARIMAR_DATA_DIR": str(folder / "data"), "HF_HUB_OFFLINE": "1"}
     check = next(rest for _, word, rest in instructions((ROOT / "Dockerfile").read_text()) if word == "HEALTHCHECK")
     command = json.loads(check[check.index("[") :])
     server = subprocess.Popen(["larimar", "serve"], env=environment, cwd=folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from app.ports import free_port
 from app.settings import Settings
 
 START_S = 180.0
@@ -25,9 +25,7 @@ async def serving(settings: Settings, **environment: str) -> AsyncIterator[tuple
     Raises:
         RuntimeError: it did not get ready.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="larimar-bench-") as folder:
         chosen = {"LARIMAR_DATA_DIR": folder, "LARIMAR_MODELS_DIR": str(settings.weights_dir.absolute()), "LARIMAR_PORT": str(port)}

@@ -15,15 +15,11 @@ from pathlib import Path
 
 import httpx
 
+from app.ports import free_port
+
 
 class Missing(Exception):
     """A program that the fault needs is not installed."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Process:

@@ -14,6 +14,7 @@ from app.exchange import Exchange
 from app.keys import TABLE, ApiKey, KeyRing
 from app.limits import Limits, RateLimited
 from app.metrics import Metrics
+from app.ports import free_port
 from memory.audit import Needle, keys_with
 from memory.cluster import Client, close, near, ready, servers
 from memory.connection import connect
@@ -21,7 +22,6 @@ from memory.errors import PromiseBroken, StoreUnavailable, VersionConflict
 from memory.keys import Keys
 from memory.store import RedisStore
 from tests.memory.changes import MODEL, fact, fill, forget, write
-from tests.memory.servers import free_port
 
 pytestmark = [pytest.mark.service, pytest.mark.anyio]
 TENANTS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]

@@ -9,7 +9,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.ports import free_port
 from tests.memory.servers import running
 
 pytestmark = pytest.mark.service
@@ -33,9 +33,7 @@ class Replica:
     """A server process on its own port."""
 
     def __init__(self, folder: Path, store_url: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         own = {"LARIMAR_PORT": str(self.port), "LARIMAR_DATA_DIR": str(folder), "LARIMAR_STORE_URL": store_url, "OMP_NUM_THREADS": "1"}
         self.environment = os.environ | own
         self.start()

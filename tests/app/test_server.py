@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from app.ports import free_port
 from app.settings import Settings
 
 pytestmark = pytest.mark.model
@@ -25,9 +25,7 @@ FACT = {"prompt": "The CEO of Acme Rockets is", "target": "Wile E. Coyote"}
 
 class Server:
     def __init__(self, folder: Path, **environment: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.environment = os.environ | {"LARIMAR_DATA_DIR": str(folder), "LARIMAR_PORT": str(port)} | environment
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
         self.start()

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,25 +16,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.ports import free_port
 from tests.memory.servers import running
 
 pytestmark = pytest.mark.service
 WORKERS = 2
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` free ports in a row."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first: int = probe.getsockname()[1]
-        try:
-            for number in range(count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", first + number))
-            return first
-        except (OSError, OverflowError):
-            continue
 
 
 @dataclass
@@ -77,7 +62,7 @@ def supervised(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]
         pytest.skip("no redis-server")
     folder = tmp_path_factory.mktemp("workers")
     with running("redis", folder) as store, (folder / "errors").open("wb") as errors:
-        port = free_ports(1 + WORKERS)
+        port = free_port(1 + WORKERS)
         own = {"PORT": port, "ADMIN_PORT": port + 1, "WORKERS": WORKERS, "STORE_URL": store.url, "DATA_DIR": folder / "data"}
         environment = os.environ | {f"LARIMAR_{name}": str(value) for name, value in own.items()} | {"LARIMAR_DURABILITY": "memory"}
         process = subprocess.Popen([sys.executable, "-m", "tests.app.toy_workers"], env=environment, stderr=errors, stdout=errors)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -20,6 +19,7 @@ import pytest
 import redis
 import yaml
 
+from app.ports import free_port
 from memory.connection import connect
 from memory.errors import MemoryError_
 from memory.store import RedisStore
@@ -30,12 +30,6 @@ PASSWORD = "a long password"
 pytestmark = pytest.mark.service
 needs_redis = pytest.mark.skipif(shutil.which("redis-server") is None, reason="no redis-server")
 needs_haproxy = pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(holds: Callable[[], Any], seconds: float = 30) -> None:

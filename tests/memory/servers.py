@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from app.ports import free_port
 from memory.child import Child
 from memory.embedded import EmbeddedValkey, _ping
 
@@ -64,12 +64,6 @@ def running(kind: str, folder: Path, *, port: bool = False, options: Mapping[str
         yield Server(kind, path, child.pid, number)
     finally:
         child.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Proxy:
