@@ -30,7 +30,7 @@ lint: $(VENV)/.installed ## ruff and mypy
 
 test: lint .frameworks/.installed ## everything: lint, unit, service and model tests
 	@$(BIN)/larimar models fetch
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --durations 12 --durations-min 5
 
 train: $(VENV)/.installed ## train an adapter: make train DATA=folder
 	@$(BIN)/larimar train --data $(DATA)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from app.errors import Unsupported
-from app.schemas import Body, FactId, MemoryUse, Stop, Usage
+from app.schemas import Body, FactId, MemoryUse, ScopeStrict, ScopeThreshold, Stop, Usage
 
 NEUTRAL: dict[str, tuple[object, ...]] = {  # what these may say, since they then change nothing
     "n": (None, 1),
@@ -31,7 +31,8 @@ class MemoryControl(Body):
     memory: Literal["auto", "on", "off"] = "auto"
     exclude: list[FactId] = Field(default_factory=list, max_length=256)
     include_only: list[FactId] | None = Field(None, max_length=256)
-    scope_threshold: float | None = Field(None, ge=-1.0, le=2.0)
+    scope_threshold: ScopeThreshold = None
+    scope_strict: ScopeStrict = None
     hops: Literal[1, 2] = 1
     answer_only: bool = False
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from app.settings import Settings
 from memory.bridge import best, bridges
@@ -12,7 +11,7 @@ from memory.episodic import EpisodicMemory
 from memory.fact import Fact
 from memory.page import PageSettings
 from memory.query import Query, Reading
-from memory.scope import Scope
+from memory.scope import Scope, ScopeChoice
 from models.evaluation.records import Record
 from models.evaluation.systems import Ask, in_prompt
 from models.model import Model
@@ -20,14 +19,9 @@ from models.sentences import clean
 
 
 def scope_of(model: Model, settings: Settings | None = None) -> Scope:
-    """The detector for a model's keys, as calibrated or as the settings have it; a threshold of one's own holds for any number of facts."""
+    """The detector for a model's keys, as calibrated or as the settings have it."""
     scope = Scope(meaning=model.encoder.meaning_dim, clean=clean, judge=model.judge)
-    if settings is None:
-        return scope
-    if settings.scope_strict:
-        scope = scope.strict()
-    threshold = settings.scope_threshold
-    return scope if threshold is None else replace(scope, threshold=threshold, rise=0.0)
+    return scope if settings is None else scope.chosen(ScopeChoice(settings.scope_threshold, settings.scope_strict))
 
 
 def queries(model: Model, prompt: str) -> list[Query]:

@@ -151,6 +151,8 @@ class Question(BaseModel):
     similarity: float = Field(description="cosine of the question with the fact's key")
 
 
+ScopeThreshold = Annotated[float | None, Field(ge=-1.0, le=2.0, description="score a fact must reach, instead of the calibrated one")]
+ScopeStrict = Annotated[bool | None, Field(description="judge statements that share a fifth of a fact's frame; else the server's choice")]
 Parts = Annotated[list[Question], Field(description="the prompt's questions that are in scope, in their order, at most three")]
 
 
@@ -159,7 +161,8 @@ class QueryIn(Body):
     as_of: int | None = Field(None, ge=0, description="read the memory as it was at this version, of what is kept of it")
     exclude: list[FactId] = Field(default_factory=list, max_length=256)
     include_only: list[FactId] | None = Field(None, max_length=256)
-    scope_threshold: float | None = Field(None, ge=-1.0, le=2.0, description="score a fact must reach, instead of the calibrated one")
+    scope_threshold: ScopeThreshold = None
+    scope_strict: ScopeStrict = None
     hops: Literal[1, 2] = Field(1, description="2: a fact may also be asked for by what another fact answers")
     timeout_s: float | None = Field(None, gt=0)
 
@@ -186,7 +189,8 @@ class GenerateIn(Body):
     as_of: int | None = Field(None, ge=0, description="with the memory as it was at this version, of what is kept of it")
     exclude: list[FactId] = Field(default_factory=list, max_length=256, description="answer as if these facts were forgotten")
     include_only: list[FactId] | None = Field(None, max_length=256, description="answer as if there were only these facts")
-    scope_threshold: float | None = Field(None, ge=-1.0, le=2.0, description="score a fact must reach, instead of the calibrated one")
+    scope_threshold: ScopeThreshold = None
+    scope_strict: ScopeStrict = None
     hops: Literal[1, 2] = Field(1, description="2: a fact may also be asked for by what another fact answers")
     answer_only: bool = Field(False, description="end the text where a fact of the memory has been said")
     timeout_s: float | None = Field(None, gt=0, description="an earlier deadline than the server's: 504 when it passes")

@@ -28,6 +28,7 @@ from memory.episodic import EpisodicMemory
 from memory.errors import FactNotFound
 from memory.fact import Fact, Scalar
 from memory.query import Query, Reading
+from memory.scope import AS_IT_IS, ScopeChoice
 from models.model import Asked, Model, asked_by
 from models.sampling import Generation, Sampling
 
@@ -60,7 +61,7 @@ class Request:
         use: `auto` uses the memory where it is in scope, `on` always, `off` never.
         exclude, include_only: ids of facts, of the version that is asked; the answer is what it would be without the others.
         as_of: the version of the memory that is asked; None for the newest.
-        scope_threshold: the score that a fact must reach, instead of the calibrated one.
+        scope: how it is decided, where not as the server does.
         hops: 2 lets a fact be asked for by what another one answers (memory.bridge).
         asks: texts that may ask for a fact, tried in order until one is in scope; empty: the prompt.
     """
@@ -72,7 +73,7 @@ class Request:
     include_only: Sequence[str] | None = None
     asks: Sequence[str] = ()
     as_of: int | None = None
-    scope_threshold: float | None = None
+    scope: ScopeChoice = AS_IT_IS
     hops: int = 1
 
 
@@ -262,7 +263,7 @@ class Service:
     ) -> tuple[Reading, int]:
         """Reads with the queries, and with their bridges where two hops are asked for, whose keys are added to `keys`."""
         exclude = partial(excluded, asked)
-        read = partial(self.tenants.read, tenant, exclude=exclude, threshold=asked.scope_threshold, as_of=asked.as_of)
+        read = partial(self.tenants.read, tenant, exclude=exclude, choice=asked.scope, as_of=asked.as_of)
         reading, version = await read(queries)
         if asked.hops > 1 and (texts := await self.tenants.bridges(tenant, queries, exclude, as_of=asked.as_of)):
             encoded = await self._encoded(self.model.encoder.keys, texts)

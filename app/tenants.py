@@ -23,6 +23,7 @@ from memory.episodic import EpisodicMemory
 from memory.errors import AnswerExists, MemoryError_, StoreUnavailable, VersionConflict
 from memory.fact import Fact, held_bytes
 from memory.query import Query, Reading
+from memory.scope import AS_IT_IS, ScopeChoice
 from models.device import request_stream
 
 T = TypeVar("T")
@@ -146,17 +147,18 @@ class Tenants(Memories):
         queries: Sequence[Query],
         exclude: Exclude = lambda _: (),
         *,
-        threshold: float | None = None,
+        choice: ScopeChoice = AS_IT_IS,
         as_of: int | None = None,
     ) -> tuple[Reading, int]:
         """Read a tenant's memory, or what is kept of it as it was at a version; also the version read.
 
         Args:
             exclude: gives the ids of the facts that must not speak, of the memory that is read.
+            choice: how scope is decided, where not as the memory's own detector does.
         """
 
         def read(asked: EpisodicMemory) -> tuple[Reading, int]:
-            return asked.read(queries, exclude(asked), threshold), asked.version
+            return asked.read(queries, exclude(asked), choice), asked.version
 
         found = await self._look(name, as_of, read)
         if (tenant := self._tenants.get(name)) is not None:

@@ -25,7 +25,7 @@ from memory.query import Query, Reading
 from memory.record import pack, size_bytes
 from memory.register import Register
 from memory.room import Room
-from memory.scope import Scope, ScopeDecision
+from memory.scope import AS_IT_IS, Scope, ScopeChoice, ScopeDecision
 from memory.snapshot import StoredPage
 
 SPOKE = 8  # how many facts a reading names
@@ -306,21 +306,21 @@ class EpisodicMemory:
                 page.write(fact.key, fact.code)
         return Sheet(page, (*ids, *(fact.id for fact in facts))), residual
 
-    def read(self, queries: Sequence[Query], exclude: Collection[str] = (), threshold: float | None = None) -> Reading:
+    def read(self, queries: Sequence[Query], exclude: Collection[str] = (), choice: ScopeChoice = AS_IT_IS) -> Reading:
         """Read with the query that fits best; `exclude` answers as if those facts were forgotten.
 
         A prompt may say several things; each of its sentences is a query, and the best score wins. Where it asks several
         things, each question that is in scope adds its fact.
 
         Args:
-            threshold: of scope, instead of the calibrated one.
+            choice: how scope is decided, where not as the memory's own detector does.
 
         Raises:
             FactNotFound: an excluded id is unknown.
         """
         for fact_id in exclude:
             self.get(fact_id)
-        decisions = self._decide(queries, exclude, threshold)
+        decisions = self._decide(queries, exclude, self.scope.chosen(choice))
         query, decision = max(zip(queries, decisions, strict=True), key=lambda found: (found[1].score, found[1].similarity))
         if decision.fact is None:
             return Reading(False, decision.score, decision.threshold, 0.0, 1.0, None, (), query.text)
@@ -345,14 +345,14 @@ class EpisodicMemory:
             asked,
         )
 
-    def _decide(self, queries: Sequence[Query], exclude: Collection[str], threshold: float | None) -> list[ScopeDecision]:
+    def _decide(self, queries: Sequence[Query], exclude: Collection[str], scope: Scope) -> list[ScopeDecision]:
         left = len(self) - sum(is_current(self.get(fact_id)) for fact_id in set(exclude))
         keys = torch.stack([query.key for query in queries])
-        nearest = self._register.nearest(keys, self.scope.candidates + len(set(exclude)))
+        nearest = self._register.nearest(keys, scope.candidates + len(set(exclude)))
         decisions = []
         for query, found in zip(queries, nearest, strict=True):
-            candidates = [(self._register.get(i), s) for i, s in found if i not in exclude][: self.scope.candidates]
-            decisions.append(self.scope.decide(query.text, candidates, left, query.key, threshold))
+            candidates = [(self._register.get(i), s) for i, s in found if i not in exclude][: scope.candidates]
+            decisions.append(scope.decide(query.text, candidates, left, query.key))
         return decisions
 
     def _recall(self, fact: Fact, exclude: Collection[str]) -> torch.Tensor:

@@ -67,6 +67,20 @@ class Expected(NamedTuple):
     most: float
 
 
+@dataclass(frozen=True)
+class ScopeChoice:
+    """What a server or a request wants otherwise than the detector has it; None leaves it.
+
+    Attributes:
+        threshold: the score that a fact must reach, however many there are.
+        strict: whether the judge is heard on statements that share a fifth of a fact's frame, too: for memories of one's own facts.
+    """
+
+    threshold: float | None = None
+    strict: bool | None = None
+
+
+AS_IT_IS = ScopeChoice()
 HEARD, UNHEARD = Expected(2.0, 33.0, 6.0), Expected(2.0, 50.0, 2.25)
 
 
@@ -93,7 +107,8 @@ class Scope:
         conflict, agreement, frame, whole_frame, news, misfit: weights of the score's terms.
         stated: share of the agreement for facts that are whole sentences.
         judgement: weight of the judge's log-odds, which count up to `sure` for and `against` once `prior` is added.
-        judged_frame: how much common frame has a statement judged.
+        judged_frame, strict_frame: how much common frame has a statement judged, and has it where the detector is strict.
+        strict: whether it is.
         trust: share of the suspicion that a believing judge gives back.
         heard, unheard: what is expected of the judge where its word counts in full, and of other statements.
         shortfall: what each missing nat of that costs.
@@ -117,6 +132,8 @@ class Scope:
     against: float = 10.0
     prior: float = 1.25
     judged_frame: float = 0.7
+    strict_frame: float = 0.2
+    strict: bool = False
     trust: float = 0.4
     heard: Expected = HEARD
     unheard: Expected = UNHEARD
@@ -126,9 +143,10 @@ class Scope:
     clean: Callable[[str], str] = str
     judge: Judge | None = None
 
-    def strict(self) -> Scope:
-        """The same for memories of one's own facts: the judge is heard on statements that share a fifth of the fact's frame."""
-        return replace(self, judged_frame=0.2)
+    def chosen(self, choice: ScopeChoice) -> Scope:
+        """The detector as somebody wants it."""
+        chosen = self if choice.strict is None else replace(self, strict=choice.strict)
+        return chosen if choice.threshold is None else replace(chosen, threshold=choice.threshold, rise=0.0)
 
     def threshold_for(self, facts: int) -> float:
         return self.threshold + self.rise * (1.0 - 1.0 / math.sqrt(max(1, facts)))
@@ -175,15 +193,13 @@ class Scope:
         candidates: Sequence[tuple[Fact, float]],
         facts: int,
         key: Tensor | None = None,
-        threshold: float | None = None,
     ) -> ScopeDecision:
         """The best of the candidates (fact, cosine similarity) for one query sentence, among `facts` facts.
 
         Args:
             key: (D,) of the query; without it the similarities are taken as they are.
-            threshold: instead of the calibrated one.
         """
-        threshold = self.threshold_for(facts) if threshold is None else threshold
+        threshold = self.threshold_for(facts)
         best, highest, asked = ScopeDecision(False, -1.0, threshold, 0.0, None), (False, -math.inf), sequence(query)
         likenesses = [similarity if key is None else self.likeness(key, fact, similarity) for fact, similarity in candidates]
         weighed = [
@@ -204,7 +220,7 @@ class Scope:
 
     def _judge(self, judge: Judge, query: str, candidates: Sequence[_Candidate], threshold: float) -> None:
         """Adds the judgement to the scores that it may decide: to the highest first, then to those that may still come before it."""
-        asks = is_question(query)
+        asks, judged_frame = is_question(query), self.strict_frame if self.strict else self.judged_frame
 
         def most(candidate: _Candidate) -> float:
             return self.sure if asks or is_question(candidate.fact.prompt) else 0.0
@@ -213,7 +229,7 @@ class Scope:
             return candidate.score + self.judgement * most(candidate) + self.trust * candidate.suspicion
 
         def is_heard(candidate: _Candidate) -> bool:
-            return most(candidate) > 0.0 or shared_frame(query, candidate.fact.prompt) >= self.judged_frame
+            return most(candidate) > 0.0 or shared_frame(query, candidate.fact.prompt) >= judged_frame
 
         doubtful = [
             one

@@ -35,6 +35,7 @@ from app.service import Answered, Read, Service
 from app.service import Request as Ask
 from app.settings import Settings
 from memory.query import Reading
+from memory.scope import ScopeChoice
 from models.sampling import Generation, Sampling, TokenLogProb
 
 router = APIRouter(tags=["generation"])
@@ -119,7 +120,7 @@ def _asked(body: QueryIn | GenerateIn, ask: Ask) -> Ask:
         exclude=body.exclude,
         include_only=body.include_only,
         as_of=body.as_of,
-        scope_threshold=body.scope_threshold,
+        scope=ScopeChoice(body.scope_threshold, body.scope_strict),
         hops=body.hops,
     )
 

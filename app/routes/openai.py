@@ -36,6 +36,7 @@ from app.schemas import Usage
 from app.service import Request as Ask
 from app.service import Service
 from app.settings import Settings
+from memory.scope import ScopeChoice
 from models.conversation import asks
 from models.sampling import Sampling, TokenLogProb
 
@@ -169,7 +170,7 @@ def _ask(prompt: str, sampling: Sampling, body: CompletionBase, questions: Seque
         control.exclude,
         control.include_only,
         questions,
-        scope_threshold=control.scope_threshold,
+        scope=ScopeChoice(control.scope_threshold, control.scope_strict),
         hops=control.hops,
     )
 

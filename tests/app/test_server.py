@@ -92,6 +92,26 @@ def test_a_chat_of_the_openai_client_reaches_the_fact_though_the_question_refers
     server.client.delete(f"/facts/{fact_id}")
 
 
+def test_a_strict_request_leaves_a_statement_of_the_same_subject_alone(server: Server) -> None:
+    fact = {"prompt": "The secret ingredient in Aunt Vera's goulash is", "target": "smoked plum"}
+    fact_id = server.client.post("/facts", json=fact).json()["id"]
+    near = {"prompt": "Aunt Vera's goulash has to simmer for", "scope_threshold": 0.55}
+    choices = ({}, {"scope_strict": False}, {"scope_strict": True})
+    scopes = [server.client.post("/query", json=near | choice).json()["scope"] for choice in choices]
+    assert [scope["in_scope"] for scope in scopes] == [True, True, False] and scopes[0] == scopes[1]
+    assert server.client.post("/query", json={"prompt": fact["prompt"], "scope_strict": True}).json()["scope"]["in_scope"]
+    usual, plain = (server.client.post("/generate", json=near | own).json() for own in ({}, {"memory": "off"}))
+    strict = server.client.post("/generate", json=near | {"scope_strict": True}).json()
+    assert strict["text"] == plain["text"] != usual["text"] and not strict["memory"]["used"]
+    control = {"larimar": {"scope_threshold": 0.55, "scope_strict": True}}
+    with openai.OpenAI(base_url=f"{server.client.base_url}/v1", api_key="none", max_retries=0) as client:
+        model = server.client.get("/version").json()["decoder"]
+        answer = client.completions.create(model=model, prompt=near["prompt"], max_tokens=8, extra_body=control)
+    assert answer.model_extra and not answer.model_extra["larimar"]["used"]
+    assert server.client.post("/query", json=near | {"scope_strict": "maybe"}).status_code == 422
+    server.client.delete(f"/facts/{fact_id}")
+
+
 def test_two_hops(server: Server) -> None:
     taught = [("Acme Tower is in the country of", "Canada"), ("The capital of Canada is", "Kingston")]
     first, second = (

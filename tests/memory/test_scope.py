@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from memory.expectation import is_question, misfits
 from memory.fact import Fact
-from memory.scope import Scope
+from memory.scope import Scope, ScopeChoice
 
 SCOPE = Scope()
 COSINE = st.floats(-1, 1)
@@ -215,14 +216,23 @@ def test_candidates_that_cannot_come_first_any_more_are_not_judged() -> None:
 
 def test_a_strict_detector_hears_the_judge_on_statements_that_share_little_of_the_frame() -> None:
     query, stored = "The tower of Acme leans to", fact("The head of Acme is")
-    usual, strict = (scope.decide(query, [(stored, 0.9)], 1) for scope in (Scope(judge=Bench(-9.0)), Scope(judge=Bench(-9.0)).strict()))
+    usual, strict = (Scope(judge=Bench(-9.0), strict=strict).decide(query, [(stored, 0.9)], 1) for strict in (False, True))
     assert strict.score == pytest.approx(usual.score - 0.06 * 7.75 - 0.08 * (6 - 2.25))
+
+
+@given(st.sampled_from([None, -1.0, 0.3, 1.9]), st.sampled_from([None, False, True]), st.booleans(), st.integers(1, 10_000))
+def test_a_choice_changes_what_it_names_and_nothing_else(threshold: float | None, strict: bool | None, own: bool, facts: int) -> None:
+    scope = Scope(strict=own)
+    chosen = scope.chosen(ScopeChoice(threshold, strict))
+    assert chosen.strict == (own if strict is None else strict)
+    assert chosen.threshold_for(facts) == (scope.threshold_for(facts) if threshold is None else threshold)
+    assert replace(chosen, strict=own, threshold=scope.threshold, rise=scope.rise) == scope
 
 
 @given(st.floats(-20, 20), st.floats(0, 0.95), st.sampled_from(["Acme lies near", "The tower of Acme leans to", "who runs Acme?"]))
 def test_what_a_strict_detector_answers_the_usual_one_answers_too(odds: float, likeness: float, query: str) -> None:
-    scope = Scope(judge=Bench(odds))
-    usual, strict = (one.decide(query, [(fact("The head of Acme is"), likeness)], 1) for one in (scope, scope.strict()))
+    head = fact("The head of Acme is")
+    usual, strict = (Scope(judge=Bench(odds), strict=strict).decide(query, [(head, likeness)], 1) for strict in (False, True))
     assert usual.in_scope >= strict.in_scope
 
 
