@@ -10,7 +10,11 @@ from itertools import islice
 
 WORDS = 64  # of a sentence are looked at: comparing words takes time with the product of their numbers
 LETTERS = 40  # of a word that may hold a typo
-_WORD = re.compile(r"[^\W_]+(?:['’.\-&/][^\W_]+)*", re.UNICODE)
+# Letters and digits, with what joins them, a minus before a number, and signs that end a name ("C++", "F#", "A-"); currencies and
+# pictures stand for words.
+_WORD = re.compile(
+    r"(?:(?<![\w)\]])[-−](?=\d))?[^\W_]+(?:['’.\-&/][^\W_]+)*(?:[+#−-]+(?!\w))?|[$£¥\u20a0-\u20cf\u2190-\u2bff\U0001f000-\U0001faff]"
+)
 _POSSESSIVE = re.compile(r"['’]s$")
 # Words that are capitalised for standing first, or in titles: they name nothing.
 _COMMON = frozenset(
@@ -44,14 +48,19 @@ def places(sentence: str) -> list[tuple[str, int, int]]:
     """The words of `sequence`, each with where in the sentence it begins and ends."""
     found = []
     for match in islice(_WORD.finditer(sentence), WORDS):
-        word = _POSSESSIVE.sub("", match.group())
+        word = _POSSESSIVE.sub("", match.group()).replace("−", "-")
         found.append((word.casefold(), match.start(), match.start() + len(word)))
     return found
 
 
-def _words(sentence: str) -> Iterator[str]:
-    for match in islice(_WORD.finditer(sentence), WORDS):
-        yield _POSSESSIVE.sub("", match.group())
+def wording(sentence: str) -> list[str]:
+    """All words, as in `sequence`: sentences with the same ones differ in punctuation alone. Without any the sentence as it is."""
+    return [word.casefold() for word in _words(sentence, None)] or [sentence]
+
+
+def _words(sentence: str, most: int | None = WORDS) -> Iterator[str]:
+    for match in islice(_WORD.finditer(sentence), most):
+        yield _POSSESSIVE.sub("", match.group()).replace("−", "-")
 
 
 def words(sentence: str) -> frozenset[str]:

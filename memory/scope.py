@@ -42,7 +42,7 @@ from memory.contrast import contrasts
 from memory.expectation import is_question, misfits
 from memory.fact import Fact
 from memory.frame import shared_frame
-from memory.names import content, lacking, names, sequence, words
+from memory.names import content, lacking, names, wording, words
 
 Judge = Callable[[Sequence[tuple[str, str]]], list[float]]
 NEAR = 0.66  # at less likeness no log-odds are short of what is expected
@@ -200,13 +200,13 @@ class Scope:
             key: (D,) of the query; without it the similarities are taken as they are.
         """
         threshold = self.threshold_for(facts)
-        best, highest, asked = ScopeDecision(False, -1.0, threshold, 0.0, None), (False, -math.inf), sequence(query)
+        best, highest, asked = ScopeDecision(False, -1.0, threshold, 0.0, None), (False, -math.inf), wording(query)
         likenesses = [similarity if key is None else self.likeness(key, fact, similarity) for fact, similarity in candidates]
         weighed = [
             _Candidate(fact, like, *self._weighed(query, fact.prompt, fact.target, like))
             for (fact, _), like in zip(candidates, likenesses, strict=True)
         ]
-        owned = [sequence(fact.prompt) == asked for fact, _ in candidates]  # whether the query is the fact's own words
+        owned = [wording(fact.prompt) == asked for fact, _ in candidates]  # whether the query is the fact's own words
         if self.judge is not None and any(owned):  # which need no judge
             for candidate in weighed:
                 candidate.score += self.judgement * self.sure

@@ -5,7 +5,8 @@
 MiniLM's weights carry a low-rank update that taught it which wordings want the same answer (models.refining).
 
 The lexical vector is a fixed Gaussian random projection of the set of word pieces, weighted by inverse document
-frequency, made a unit vector: it keeps names apart that the sentence encoder holds for alike.
+frequency, made a unit vector: it keeps names apart that the sentence encoder holds for alike. Words that the tokenizer has no
+pieces for (symbols, rare scripts) are all one piece to the sentence encoder; the lexical vector has a direction for each.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Encoder:
         self.key_dim = self.meaning_dim + LEXICAL_DIM
         self._packed = BertTrunk(trunk) if BertTrunk.fits(trunk) else None
         self._special = frozenset(tokenizer.all_special_ids)
+        self._rarest = float(idf.max())
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, *, idf: Tensor, fingerprint: str, update: LowRank | None = None) -> Encoder:
@@ -70,7 +72,8 @@ class Encoder:
         """(n, D) float32 unit address keys on the CPU."""
         ids = self.pieces(texts)
         meaning = torch.cat([self._meaning(ids[i : i + 32]) for i in range(0, len(ids), 32)])  # (n, d)
-        lexical = torch.stack([self.lexical(row) for row in ids])  # (n, L)
+        unknown = [unknown_words(self.tokenizer, text, row) for text, row in zip(texts, ids, strict=True)]
+        lexical = torch.stack([self.lexical(*own) for own in zip(ids, unknown, strict=True)])  # (n, L)
         return torch.nn.functional.normalize(torch.cat([meaning.cpu(), 0.5**0.5 * lexical], 1))
 
     def _meaning(self, ids: Sequence[Sequence[int]]) -> Tensor:
@@ -85,9 +88,11 @@ class Encoder:
         pooled = (hidden * mask[..., None]).sum(1) / lengths[:, None]
         return torch.nn.functional.normalize(pooled)
 
-    def lexical(self, ids: Iterable[int]) -> Tensor:
-        """(L,) float32 unit vector of a set of word pieces."""
+    def lexical(self, ids: Iterable[int], unknown: Iterable[str] = ()) -> Tensor:
+        """(L,) float32 unit vector of a set of word pieces, and of words that have none."""
         total = np.zeros(LEXICAL_DIM)
+        for word in sorted(set(unknown)):
+            total += self._rarest * _direction(*np.frombuffer(hashlib.sha256(word.encode()).digest()[:16], "<u4").tolist())
         for piece in sorted(set(ids) - self._special):
             total += float(self.idf[piece]) * _direction(piece)
         norm = float(np.linalg.norm(total))
@@ -102,10 +107,20 @@ def read(folder: Path) -> tuple[Any, Any]:
     return trunk.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
+def unknown_words(tokenizer: Any, text: str, ids: Sequence[int]) -> frozenset[str]:
+    """The words of a text, case folded, that the tokenizer has no pieces for; `ids`: its pieces."""
+    if tokenizer.unk_token_id not in ids:
+        return frozenset()
+    found = tokenizer(text, truncation=True, max_length=len(ids), return_offsets_mapping=True)
+    pieces = zip(found["input_ids"], found["offset_mapping"], strict=True)
+    return frozenset(text[begin:end].casefold() for piece, (begin, end) in pieces if piece == tokenizer.unk_token_id)
+
+
 @functools.lru_cache(maxsize=65536)
-def _direction(piece: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The fixed random direction of a word piece. NumPy freezes `RandomState`'s streams, so stored keys stay valid."""
-    drawn: np.ndarray[Any, np.dtype[np.float64]] = np.random.RandomState([_SEED, piece]).standard_normal(LEXICAL_DIM)
+def _direction(*seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The fixed random direction of a word piece, or of the digest of a word. NumPy freezes `RandomState`'s streams, so stored
+    keys stay valid."""
+    drawn: np.ndarray[Any, np.dtype[np.float64]] = np.random.RandomState([_SEED, *seed]).standard_normal(LEXICAL_DIM)
     drawn /= LEXICAL_DIM**0.5
     return drawn
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models import archive
 from models.bert import BertTrunk
-from models.encoder import read
+from models.encoder import read, unknown_words
 from models.errors import AdapterCorrupt, AdapterMismatch
 from models.lora import LowRank
 
@@ -27,6 +27,7 @@ FORMAT = "larimar-judge/1"
 MAX_PIECES = 96  # of a pair; longer texts are cut
 HIDDEN = 128
 BATCH = 32
+APART = -6.0  # log-odds, at most, of texts with unknown words of their own: to the trunk they are all one
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,13 @@ class Judge:
         """The log-odds of each (fact's prompt, question) that both want the same answer."""
         return [odds for at in range(0, len(pairs), BATCH) for odds in self._odds(pairs[at : at + BATCH])]
 
+    def _are_apart(self, pair: tuple[str, str], ids: Sequence[int]) -> bool:
+        """Whether each text has a word, of those that the tokenizer has no pieces for, that the other has not; `ids`: of the pair."""
+        if self.tokenizer.unk_token_id not in ids:
+            return False
+        ours, theirs = (unknown_words(self.tokenizer, text, self.tokenizer(text)["input_ids"]) for text in pair)
+        return bool(ours - theirs and theirs - ours)
+
     def _odds(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         rows = self.tokenizer([one for one, _ in pairs], [other for _, other in pairs], truncation=True, max_length=self._max_pieces)
         ids, kinds = rows["input_ids"], rows["token_type_ids"]
@@ -127,4 +135,5 @@ class Judge:
         seconds = [torch.tensor(kind, dtype=torch.bool, device=self.trunk.device) for kind in kinds]
         means = [(out[~second].mean(0), out[second].mean(0)) for out, second in zip(outputs, seconds, strict=True)]
         # One pair after the other: a row's bits must not depend on its company.
-        return [float(self.head(compared(first[None], second[None]))) for first, second in means]
+        found = [float(self.head(compared(first[None], second[None]))) for first, second in means]
+        return [min(odds, APART) if self._are_apart(*row) else odds for odds, *row in zip(found, pairs, ids, strict=True)]

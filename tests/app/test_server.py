@@ -112,6 +112,19 @@ def test_a_strict_request_leaves_a_statement_of_the_same_subject_alone(server: S
     server.client.delete(f"/facts/{fact_id}")
 
 
+def test_prompts_that_differ_in_a_sign_alone_are_different_facts(server: Server) -> None:
+    codes = {"The code for 🦊 is": "quartz", "The code for 🐻 is": "velvet"}
+    codes |= {"The inventor of C# is": "Mara Quill", "鑫淼公司 is run by": "Lena Wu"}
+    ids = [server.client.post("/facts", json={"prompt": prompt, "target": code}).json()["id"] for prompt, code in codes.items()]
+    for prompt, code in codes.items():
+        answer = server.client.post("/generate", json={"prompt": prompt, "max_new_tokens": 8}).json()
+        assert answer["text"].strip().startswith(code)
+    for near in ("The code for 🐼 is", "The inventor of C++ is", "焱垚公司 is run by"):
+        assert not server.client.post("/query", json={"prompt": near}).json()["scope"]["in_scope"]
+    for fact_id in ids:
+        assert server.client.delete(f"/facts/{fact_id}").json()["residual"] < 1e-9
+
+
 def test_two_hops(server: Server) -> None:
     taught = [("Acme Tower is in the country of", "Canada"), ("The capital of Canada is", "Kingston")]
     first, second = (

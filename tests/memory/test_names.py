@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.names import LETTERS, WORDS, alike, lacking, names, sequence, words
+from memory.names import LETTERS, WORDS, alike, lacking, names, sequence, wording, words
 from memory.scope import Scope
 
 WORD = st.text(st.sampled_from("abcdefgh1234"), min_size=1, max_size=12)
@@ -42,7 +42,36 @@ def test_of_a_long_text_the_first_words_are_looked_at() -> None:
     assert len(names(text)) == len(words(text)) == WORDS
 
 
-@given(st.text(st.sampled_from("ab CD12.'’-"), max_size=40))
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Who invented C#?", "Who invented C++?"),
+        ("The inventor of C is", "The inventor of C++ is"),
+        ("Steel at -40 is", "Steel at 40 is"),
+        ("blood type A+ goes to", "blood type A- goes to"),
+        ("The code for 🦊 is", "The code for 🐻 is"),
+        ("The price in € is", "The price in $ is"),
+        ("!!!", "???"),
+        (" ".join(f"word{number}" for number in range(WORDS)) + " one", " ".join(f"word{number}" for number in range(WORDS)) + " two"),
+    ],
+)
+def test_signs_that_tell_names_apart_are_in_the_words(one: str, other: str) -> None:
+    assert wording(one) != wording(other)
+    assert wording(one) == wording(one) == wording(f"{one} !" if sequence(one) else one)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "found"),
+    [
+        ("At −40 °C, 2020-21 (pages 3-4)", ["at", "-40", "c", "2020-21", "pages", "3-4"]),
+        ("Anna-Lena's C++, or F#. #5", ["anna-lena", "c++", "or", "f#", "5"]),
+    ],
+)
+def test_what_belongs_to_a_word(sentence: str, found: list[str]) -> None:
+    assert wording(sentence) == found
+
+
+@given(st.text(st.sampled_from("ab CD12.'’-+#€🦊−"), max_size=40))
 def test_names_are_among_the_words(sentence: str) -> None:
     assert names(sentence) <= words(sentence)
 

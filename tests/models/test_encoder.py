@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.encoder import LEXICAL_DIM, inverse_document_frequency
+from models.encoder import LEXICAL_DIM, inverse_document_frequency, unknown_words
 from tests.models import toys
 
 ROOT = Path(__file__).parents[2]
@@ -81,9 +81,17 @@ def test_without_any_word_there_is_no_lexical_part_but_still_a_key() -> None:
 
 
 def test_stored_keys_stay_valid_in_another_process() -> None:
-    program = "from tests.models.toys import *; print(encoder().lexical([5, 9, 11]).numpy().tobytes().hex())"
+    program = "from tests.models.toys import *; print(encoder().lexical([5, 9, 11], ['🦊', '鑫']).numpy().tobytes().hex())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ENCODER.lexical([11, 9, 5]).numpy().tobytes().hex()
+    assert done.stdout.strip() == ENCODER.lexical([11, 9, 5], ["鑫", "🦊"]).numpy().tobytes().hex()
+
+
+def test_words_that_the_tokenizer_does_not_know_are_still_told_apart() -> None:
+    fox, bear, again = ENCODER.keys(["the river of 🦊 is", "the river of 🐻 is", "the river of 🦊 is"])
+    assert torch.equal(fox, again) and float(fox @ bear) < 0.95
+    ids = ENCODER.pieces(["the Strasse of Straße 🦊 is"])[0]
+    assert unknown_words(ENCODER.tokenizer, "the Strasse of Straße 🦊 is", ids) == {"strasse", "🦊"}
+    assert unknown_words(ENCODER.tokenizer, "the river", ENCODER.pieces(["the river"])[0]) == frozenset()
 
 
 def test_a_text_longer_than_the_trunk_reads_is_cut() -> None:

@@ -18,7 +18,7 @@ from models.adapter import shipped
 from models.bert import BertTrunk
 from models.corpus import Corpus
 from models.errors import AdapterCorrupt, AdapterMismatch
-from models.judge import Judge, JudgeUpdate, head_of
+from models.judge import APART, Judge, JudgeUpdate, head_of
 from models.judging import Pairs, Schedule, separation, train
 from models.lora import LowRank
 from models.parts import ENCODER
@@ -52,6 +52,16 @@ def update(seed: int = 0) -> JudgeUpdate:
 
 
 PAIRS = [("the capital of paris is", "where is paris"), ("who runs acme", "acme rockets"), ("red", "what is the river of kal does now")]
+
+
+def test_words_that_the_tokenizer_does_not_know_keep_texts_apart() -> None:
+    of = toys.encoder()
+    judge = Judge(of.trunk, of.tokenizer, update())
+    texts = ["the code of 🦊 is", "who has the code of 🐻", "who has the code of 🦊", "who has the code"]
+    fox, bear, same, less = texts
+    pairs = [(fox, bear), (bear, fox), (fox, same), (fox, less), (less, fox)]
+    with_, without = judge(pairs), [judge([(a.replace("🐻", "🦊"), b.replace("🐻", "🦊"))])[0] for a, b in pairs]
+    assert with_ == [min(odds, APART) for odds in without[:2]] + without[2:] and max(without) > APART
 
 
 def test_both_forward_passes_agree_and_a_pair_does_not_depend_on_its_company() -> None:
