@@ -250,10 +250,10 @@ class Service:
                     break
             assert reading is not None
             self.metrics.scope.labels("in" if reading.in_scope else "out").inc()
-            spoke = dict.fromkeys([part.fact for part in reading.parts] + [fact for fact, _ in reading.facts])
-            note("read", spoke if reading.in_scope else ())
             similarities = self._similarities(memory, reading, keys)
         used = reading is not None and reading.code is not None and (reading.in_scope or asked.use == "on")
+        if reading is not None and used:
+            note("read", reading.spoke)
         seconds = time.perf_counter() - started
         self.metrics.read.observe(seconds)
         return Read(understood.tokens, reading, used, version, similarities, seconds)
@@ -288,9 +288,12 @@ class Service:
         return {}
 
     async def readout(self, read: Read) -> str | None:
-        """What the memory says, as text."""
-        code = read.reading.code if read.reading else None
-        return None if code is None else await self.worker.run(self.model.read_code, code)
+        """What the memory says, as text, in scope or not."""
+        if read.reading is None or read.reading.code is None:
+            return None
+        if not read.used:
+            note("read", read.reading.spoke)
+        return await self.worker.run(self.model.read_code, read.reading.code)
 
     def speak(self, read: Read, sampling: Sampling, *, each_token: bool = False) -> AsyncGenerator[Spoken]:
         """Generate after a prompt that was read. Raises QueueFull at once."""

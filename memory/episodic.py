@@ -150,7 +150,8 @@ class EpisodicMemory:
         return min((fact.expires_at for fact in self._register if fact.expires_at is not None), default=None)
 
     def as_of(self, version: int) -> EpisodicMemory:
-        """The memory as it was at a version, of the facts that are kept: what is forgotten since is not in it."""
+        """The memory as it was at a version, of the facts that are kept: what is forgotten since is not in it. At a version that is
+        not yet it is the memory as it is."""
         past = EpisodicMemory(self.dim, self.settings, self.scope, self.device)
         pages: dict[int, list[Fact]] = defaultdict(list)
         for fact in sorted(self._register, key=lambda fact: fact.version):
@@ -158,7 +159,7 @@ class EpisodicMemory:
                 pages[self._register.page_of(fact.id)].append(replace(fact, until=0))
         for index, facts in pages.items():
             past._lay(index, facts)
-        past.version = version
+        past.version = min(version, self.version)
         return past
 
     def plan_write(self, fact: Fact) -> Change:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from memory.query import Part, Query
 from memory.scope import ScopeDecision
 
-ASKED = 3  # how many facts one prompt may ask for
+ASKED = 3  # how many facts one prompt may ask for; the model keeps room for as many answers
 
 
 def parts(best: tuple[Query, ScopeDecision], found: Sequence[tuple[Query, ScopeDecision]]) -> tuple[Part, ...]:

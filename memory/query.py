@@ -64,6 +64,11 @@ class Reading:
     parts: tuple[Part, ...] = ()
 
     @property
+    def spoke(self) -> list[str]:
+        """Ids of the facts whose values are in the readouts."""
+        return list(dict.fromkeys([part.fact for part in self.parts] + [fact for fact, _ in self.facts]))
+
+    @property
     def readouts(self) -> tuple[Tensor, ...]:
         """What conditions the decoder: nothing out of scope."""
         return tuple(code for _, code in self.recalled)

@@ -25,6 +25,7 @@ from models.sequence import TextSequence
 
 MAX_FACT_PROMPT_TOKENS = 256  # the encoder reads no more
 LATIN_END = "\u0250"  # the first letter beyond the Latin ones, which are written with spaces between words
+ANSWERS = 3  # of facts that one text says at most
 PIECES = 4  # prefixes of a target at most, one behind the other, each of as many tokens as the adapter has positions
 
 
@@ -83,6 +84,7 @@ class Model:
         self.key_dim = encoder.key_dim
         self.max_prompt_tokens, self.max_target_tokens = MAX_FACT_PROMPT_TOKENS, self.code.max_slots
         self.context_tokens = decoder.context_tokens
+        self.longest_prefix = ANSWERS * PIECES * sum(map(len, (self.prefix.opening, self.prefix.position, self.prefix.closing)))
         digest = hashlib.sha256(f"{decoder.fingerprint}{encoder.fingerprint}".encode())
         for tensor in adapter.fingerprint_parts:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -200,7 +202,7 @@ class Model:
         return Pointer((self.decoder.answer_tokens(said, lead) for lead in (" ", "")), joined)
 
     def prompt_tokens(self, prompt: str, max_new_tokens: int) -> list[int]:
-        """Token ids of a prompt that leaves room for the answer and a prefix.
+        """Token ids of a prompt that leaves room for the text and the prefixes of as many and as long answers as there may be.
 
         Raises:
             EmptyText, PromptTooLong
@@ -214,7 +216,7 @@ class Model:
         if not prompt.strip():
             return EmptyText("prompt")
         tokens = self.decoder.tokens(prompt)
-        room = self.context_tokens - max_new_tokens - self.max_target_tokens - 16
+        room = self.context_tokens - max_new_tokens - self.longest_prefix
         return tokens if len(tokens) <= room else PromptTooLong("prompt", len(tokens), room)
 
     def sequence(self, tokens: Sequence[int], code: Readouts, sampling: Sampling) -> TextSequence:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from fastapi.exceptions import RequestValidationError
 
 from app.deps import VERSION, Configured, Reader, Serving, within
+from app.exchange import note
 from app.fact_schemas import Probed, ProbeIn, ProbeOut
 from app.routes.facts import REFUSED
 from app.service import Request, Service, Use
@@ -26,6 +27,7 @@ async def probe(
     memory = await service.tenants.fresh(tenant)
     try:
         fact = memory.get(fact_id)
+        note("read", [fact_id])
         prompt, target = body.prompt or fact.prompt, body.target or fact.target
     except FactNotFound:
         missing = [name for name in ("prompt", "target") if getattr(body, name) is None]

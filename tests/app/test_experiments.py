@@ -112,7 +112,7 @@ def test_text_that_scope_leaves_alone_is_the_plain_decoders(setup: Setup, tmp_pa
 
 
 def test_facts_in_the_prompt_take_room_and_facts_in_the_memory_do_not(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup.model, "context_tokens", 584)
+    monkeypatch.setattr(setup.model, "context_tokens", setup.model.longest_prefix + 472)
     given = setup.with_memory_of(16)
     context(given)
     rows = found(setup, "context")

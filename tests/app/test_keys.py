@@ -345,6 +345,19 @@ def audited(client: TestClient, tenant: str) -> list[tuple[str, str]]:
     return [(entry["action"], entry["fact"]) for entry in found if entry["tenant"] == tenant]
 
 
+def test_who_is_told_a_fact_out_of_scope_or_probes_one_is_audited(server: TestClient) -> None:
+    headers, out = bearer(make(server, "prober", "read", "write")), {"scope_threshold": 2.0}
+    fact_id = server.post("/facts", json=FACT, headers=headers).json()["id"]
+    asked = {"prompt": FACT["prompt"], "max_new_tokens": 4} | out
+    assert not server.post("/generate", json=asked, headers=headers).json()["memory"]["used"]  # nothing of it is told
+    assert audited(server, "prober") == [("wrote", fact_id)]
+    assert server.post("/query", json={"prompt": "a river"} | out, headers=headers).json()["readout"] == FACT["target"]
+    assert server.post("/generate", json=asked | {"memory": "on"}, headers=headers).json()["memory"]["used"]
+    probe = {"prompt": "a river of red", "max_new_tokens": 1}
+    assert server.post(f"/facts/{fact_id}/probe", json=probe, headers=headers).json()["target"] == FACT["target"]
+    assert audited(server, "prober")[1:4] == [("read", fact_id)] * 3
+
+
 def test_moving_and_erasing_a_tenant_is_limited_and_audited(server: TestClient) -> None:
     headers = bearer(make(server, "mover", "read", "write", facts="3/minute"))
     lines = [FACT | {"id": f"m{n}", "prompt": f"the river of zor {n} is"} for n in range(3)]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from app import ports
 from app.ports import LOWEST, OUTGOING, free_port
 
 
@@ -20,11 +21,12 @@ def test_ports_in_a_row_are_free_and_no_client_is_given_one() -> None:
             server.listen()
 
 
-def test_a_port_in_use_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, other = free_port(), free_port()
+def test_ports_in_use_and_given_ones_are_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, other = free_port(), free_port()
+    ports._given.discard(other)
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", first))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
-        drawn = iter((first, other))
+        drawn = iter((taken.getsockname()[1], given, other))
         monkeypatch.setattr("app.ports.random.SystemRandom", lambda: SimpleNamespace(randrange=lambda *_: next(drawn)))
         assert free_port() == other

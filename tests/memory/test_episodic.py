@@ -197,6 +197,7 @@ def test_history_is_kept_out_of_the_pages_and_can_be_asked() -> None:
         assert reading.code is not None and close(reading.code, code(number).double())
     memory.apply([memory.plan_forget("c1")])
     assert memory.as_of(2).read(query).code is None
+    assert memory.as_of(10**12).version == memory.version
     assert memory.read(query).facts[0][0] == "c2"
 
 

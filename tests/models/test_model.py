@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from memory.parts import ASKED
 from models.decoder import Sampling
 from models.errors import EmptyText, PromptTooLong, TargetTooLong
 from tests.models import toys
@@ -60,6 +61,15 @@ def test_what_is_too_long_is_refused_with_both_numbers() -> None:
     assert prompt.value.got == 1100 and prompt.value.limit < MODEL.context_tokens - 12
     with pytest.raises(EmptyText):
         MODEL.encode_query("  ")
+
+
+def test_a_prompt_leaves_room_for_as_many_answers_as_may_be_asked_for() -> None:
+    code = MODEL.encode_fact("a", "y" * (MODEL.max_target_tokens - 1))[1]
+    prefix, _ = MODEL.conditioning([code] * ASKED)
+    assert prefix is not None and len(prefix) == MODEL.longest_prefix
+    with pytest.raises(PromptTooLong) as prompt:
+        MODEL.prompt_tokens("x" * 1100, 5)
+    assert prompt.value.limit + len(prefix) + 5 == MODEL.context_tokens
 
 
 def test_a_long_target_takes_several_prefixes_one_behind_the_other() -> None:
