@@ -15,6 +15,7 @@ from app.shelter import to_its_end
 from app.tenants import Tenants
 from memory.episodic import EpisodicMemory
 from memory.errors import FactNotFound
+from memory.fact import Fact
 
 PERIOD_S = 0.25
 PAUSE_S = 10.0  # at most, before a tenant that failed is tried again
@@ -107,19 +108,19 @@ class Expiry:
         """Its marks stay while there is more to forget."""
         memory = await self._tenants.newest(name)
         over = await self._tenants.worker.run(memory.expired, time.time())
-        for fact_id in over[:TURN]:
-            await to_its_end(self._forget(name, fact_id, forgotten))  # and it counts
+        for fact in over[:TURN]:
+            await to_its_end(self._forget(name, fact, forgotten))  # and it counts
         if over[TURN:]:
             return
         memory = (await self._tenants.get(name)).memory
         upcoming = await self._tenants.worker.run(lambda: memory.next_expiry)
         await self._tenants.store.expired(name, marks, upcoming)
 
-    async def _forget(self, name: str, fact_id: str, forgotten: list[str]) -> None:
-        with suppress(FactNotFound):  # another server was first
-            await self._tenants.forget(name, fact_id)
+    async def _forget(self, name: str, fact: Fact, forgotten: list[str]) -> None:
+        with suppress(FactNotFound):  # another server was first, or the fact was changed and may have more time
+            await self._tenants.forget(name, fact.id, fact.version)
             self._tenants.metrics.changes.labels("expired").inc()
-            forgotten.append(fact_id)
+            forgotten.append(fact.id)
 
     async def _discard_answers(self) -> None:
         before = time.time() - KEPT_S

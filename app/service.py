@@ -218,10 +218,10 @@ class Service:
             outcomes[row] = Taught(committed.change.fact, committed, encode_s, total_s)
         return [outcome for outcome in outcomes if outcome is not None]
 
-    async def forget(self, tenant: str, fact_id: str) -> Forgotten:
-        """Forget one fact for good. Raises FactNotFound, StoreUnavailable, VersionConflict, QueueFull."""
+    async def forget(self, tenant: str, fact_id: str, version: int | None = None) -> Forgotten:
+        """Forget one fact for good, as `Tenants.forget`. Raises FactNotFound, StoreUnavailable, VersionConflict, QueueFull."""
         started = time.perf_counter()
-        committed = await self.tenants.forget(tenant, fact_id)
+        committed = await self.tenants.forget(tenant, fact_id, version)
         total_s = time.perf_counter() - started
         self._observe("forget", 0.0, committed, total_s)
         return Forgotten(committed, time.time(), total_s)

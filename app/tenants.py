@@ -20,7 +20,7 @@ from app.tenant import Committed, Tenant
 from memory.bridge import bridges
 from memory.change import Change
 from memory.episodic import EpisodicMemory
-from memory.errors import AnswerExists, MemoryError_, StoreUnavailable, VersionConflict
+from memory.errors import AnswerExists, FactNotFound, MemoryError_, StoreUnavailable, VersionConflict
 from memory.fact import Fact, held_bytes
 from memory.query import Query, Reading
 from memory.scope import AS_IT_IS, ScopeChoice
@@ -119,9 +119,20 @@ class Tenants(Memories):
 
         return await self._one(name, plan)
 
-    async def forget(self, name: str, fact_id: str) -> Committed:
-        """Forget a fact. Raises FactNotFound, StoreUnavailable, VersionConflict."""
-        return await self._one(name, lambda memory: memory.plan_forget(fact_id))
+    async def forget(self, name: str, fact_id: str, version: int | None = None) -> Committed:
+        """Forget a fact; with a version only as that wrote it, or as the history that became of it.
+
+        Raises:
+            FactNotFound: there is none, or it was changed since that version.
+            StoreUnavailable, VersionConflict
+        """
+
+        def plan(memory: EpisodicMemory) -> Change:
+            if version is not None and memory.get(fact_id).version != version:
+                raise FactNotFound(fact_id)
+            return memory.plan_forget(fact_id)
+
+        return await self._one(name, plan)
 
     async def drop(self, name: str) -> int:
         """Forget a tenant whole; returns the version after it."""

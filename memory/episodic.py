@@ -140,9 +140,9 @@ class EpisodicMemory:
         """For each key (B, D) the `count` nearest facts' (id, cosine), nearest first."""
         return self._register.nearest(keys, count)
 
-    def expired(self, now: float) -> list[str]:
-        """Ids of the facts that expired by `now` (Unix time)."""
-        return [fact.id for fact in self._register if fact.expires_at is not None and fact.expires_at <= now]
+    def expired(self, now: float) -> list[Fact]:
+        """The facts that expired by `now` (Unix time)."""
+        return [fact for fact in self._register if fact.expires_at is not None and fact.expires_at <= now]
 
     @property
     def next_expiry(self) -> float | None:

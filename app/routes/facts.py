@@ -209,14 +209,14 @@ async def _forget_all(service: Service, tenant: str, wanted: Sequence[tuple[str,
     found = await service.worker.run(lambda: memory.facts(limit=whole, where=lambda fact: _has(fact, wanted)))
     receipts = list[Receipt]()
     for fact in found[:AT_ONCE]:
-        with suppress(FactNotFound):  # somebody else was first
-            receipts.append(await _forget(service, tenant, fact.id))
+        with suppress(FactNotFound):  # somebody else was first, or it was changed and may not be meant any more
+            receipts.append(await _forget(service, tenant, fact.id, fact.version))
             version = receipts[-1].version
     return Receipts(receipts=receipts, left=len(found[AT_ONCE:])), version
 
 
-async def _forget(service: Service, tenant: str, fact_id: str) -> Receipt:
-    forgotten = await service.forget(tenant, fact_id)
+async def _forget(service: Service, tenant: str, fact_id: str, version: int | None = None) -> Receipt:
+    forgotten = await service.forget(tenant, fact_id, version)
     committed = forgotten.committed
     return Receipt(
         id=fact_id,

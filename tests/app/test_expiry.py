@@ -54,9 +54,9 @@ async def test_a_tenant_that_is_slow_or_has_much_to_forget_does_not_keep_the_oth
             await tenants.write_many(name, [replace(fact(f"{name}{number}"), expires_at=time.time()) for number in range(count)])
         forget, forgotten = tenants.forget, list[str]()
 
-        async def noted(name: str, fact_id: str) -> Committed:
+        async def noted(name: str, fact_id: str, version: int | None = None) -> Committed:
             forgotten.append(name)
-            return await forget(name, fact_id)
+            return await forget(name, fact_id, version)
 
         monkeypatch.setattr(tenants, "forget", noted)
         async with (await tenants.get("slow")).lock:
@@ -102,6 +102,24 @@ async def test_a_forget_that_outlasts_its_turn_is_made_and_counted(server: Serve
         await asyncio.sleep(0.5)
         assert await keeper.forget_expired() == 0 and not await marked(tenants, "long")
         assert tenants.metrics.changes.labels("expired")._value.get() == 1
+
+
+async def test_what_is_renewed_while_others_are_forgotten_stays(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url) as tenants:
+        await tenants.write_many("ttl", [replace(fact(f"x{number}"), expires_at=time.time()) for number in range(3)])
+        forget, later = tenants.forget, time.time() + 3600
+
+        async def meanwhile(name: str, fact_id: str, version: int | None = None) -> Committed:
+            if fact_id == "x0":
+                await tenants.update(name, "x1", lambda renewed: replace(renewed, expires_at=later))
+                await tenants.write(name, fact("new", "prompt of x2"), on_conflict="version")
+            return await forget(name, fact_id, version)
+
+        monkeypatch.setattr(tenants, "forget", meanwhile)
+        assert await Expiry(tenants).forget_expired() == 2
+        left = (await tenants.fresh("ttl")).facts(where=lambda _: True)
+        assert [(kept.id, kept.expires_at) for kept in left] == [("new", None), ("x1", later)], "history's time is over too"
+        await tenants.drop("ttl")
 
 
 async def gone(tenants: Tenants, name: str, within_s: float = 2.0) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from app.service import Forgotten, Service
 from memory.embedded import EmbeddedValkey
 from tests.app.hosting import hosted
 
@@ -64,6 +66,22 @@ def test_every_filter_must_hold_and_history_goes_too(client: TestClient) -> None
     assert client.post("/facts", json=newer).status_code == 201 and "f0" not in ids(client, history=False)
     assert [receipt["id"] for receipt in forget(client, "person=ann", "even=true")["receipts"]] == ["f0", "f2"]
     assert ids(client) == ["f1", "f3", "newer"]
+
+
+def test_what_is_no_longer_meant_when_its_turn_comes_stays(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.post("/facts", json={"text": TEXT, "id": "zor"})
+    service: Service = cast(FastAPI, client.app).state.service
+    forget_one = service.forget
+
+    async def meanwhile(tenant: str, fact_id: str, version: int | None = None) -> Forgotten:
+        if fact_id == "zor.1":
+            await service.revise(tenant, "zor.2", metadata={})
+        return await forget_one(tenant, fact_id, version)
+
+    monkeypatch.setattr(service, "forget", meanwhile)
+    told = forget(client, "text=zor")
+    assert [receipt["id"] for receipt in told["receipts"]] == ["zor.1", "zor.3"] and told["left"] == 0
+    assert ids(client) == ["zor.2"]
 
 
 def test_what_is_too_much_at_once_is_told_and_goes_with_the_next_request(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
