@@ -52,6 +52,18 @@ class LarimarError(Exception):
         self.request_id, self.retry_after_s = request_id, retry_after_s
 
 
+class Unfinished(LarimarError):
+    """Forgetting many facts stopped midway, by what is its `__cause__`: `receipts` are of those that are forgotten, the others stay.
+
+    Where the answer itself was lost its facts may be forgotten all the same: the audit log names them.
+    """
+
+    def __init__(self, receipts: list[Receipt], cause: LarimarError | httpx.TransportError) -> None:
+        found = cause if isinstance(cause, LarimarError) else LarimarError(0, "connection_lost", str(cause))
+        super().__init__(found.status, found.code, f"{len(receipts)} facts are forgotten, then: {found.detail}", found.request_id)
+        self.retry_after_s, self.receipts = found.retry_after_s, receipts
+
+
 @dataclass(frozen=True)
 class Call(Generic[T]):
     """A request, and the type of its answer."""
@@ -216,10 +228,16 @@ class Client:
         return self.send(forget(fact_id))
 
     def forget_all(self, metadata: Mapping[str, Scalar]) -> list[Receipt]:
-        """Forget all facts that have this metadata, such as a text's: {"text": its id}."""
+        """Forget all facts that have this metadata, such as a text's: {"text": its id}. Raises Unfinished with the receipts there are,
+        where some are forgotten and the rest is not."""
         receipts, left = list[Receipt](), 1
         while left:
-            page = self.send(forget_all(metadata))
+            try:
+                page = self.send(forget_all(metadata))
+            except (LarimarError, httpx.TransportError) as error:
+                if not receipts:
+                    raise
+                raise Unfinished(receipts, error) from error
             receipts, left = receipts + page.receipts, page.left
         return receipts
 
@@ -297,10 +315,16 @@ class AsyncClient:
         return await self.send(forget(fact_id))
 
     async def forget_all(self, metadata: Mapping[str, Scalar]) -> list[Receipt]:
-        """Forget all facts that have this metadata, such as a text's: {"text": its id}."""
+        """Forget all facts that have this metadata, such as a text's: {"text": its id}. Raises Unfinished with the receipts there are,
+        where some are forgotten and the rest is not."""
         receipts, left = list[Receipt](), 1
         while left:
-            page = await self.send(forget_all(metadata))
+            try:
+                page = await self.send(forget_all(metadata))
+            except (LarimarError, httpx.TransportError) as error:
+                if not receipts:
+                    raise
+                raise Unfinished(receipts, error) from error
             receipts, left = receipts + page.receipts, page.left
         return receipts
 

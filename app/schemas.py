@@ -125,7 +125,7 @@ class Receipt(BaseModel):
 
 class Receipts(BaseModel):
     receipts: list[Receipt]
-    left: int = Field(description="facts that were to be forgotten too, but not at once: ask again")
+    left: int = Field(description="facts that were to be forgotten too, but were not: ask again")
 
 
 class Scope(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any
@@ -197,22 +198,34 @@ async def forget_all(
     tenant: Writer,
     metadata: Annotated[list[str], Query(min_length=1, max_length=8, description=FILTER)],
 ) -> Receipts:
-    """Forget for good all facts with this metadata, kept history too, at most 1,000 at once; a receipt for each."""
-    receipts, version = await within(settings, _forget_all(service, tenant, [_pair(pair) for pair in metadata]))
-    response.headers[VERSION] = str(version)
-    return receipts
+    """Forget for good all facts with this metadata, kept history too, at most 1,000 at once; a receipt for each.
+
+    What stops it midway, or half the time that a request may take, leaves the rest to the next request: `left` tells how many.
+    """
+    told, version, wanted = Receipts(receipts=[], left=0), 0, [_pair(pair) for pair in metadata]
+    try:
+        version = await within(settings, _forget_all(service, tenant, wanted, told, settings.request_timeout_s / 2))
+    except Exception:
+        if not told.receipts:
+            raise
+    response.headers[VERSION] = str(told.receipts[-1].version if told.receipts else version)
+    return told
 
 
-async def _forget_all(service: Service, tenant: str, wanted: Sequence[tuple[str, str]]) -> tuple[Receipts, int]:
+async def _forget_all(service: Service, tenant: str, wanted: Sequence[tuple[str, str]], told: Receipts, limit_s: float) -> int:
+    """Tells each receipt as it is there, whatever comes then; returns the version in which the facts were found."""
+    until = time.monotonic() + limit_s
     memory = await service.tenants.newest(tenant)
     whole, version = len(memory) + memory.history, memory.version
     found = await service.worker.run(lambda: memory.facts(limit=whole, where=lambda fact: _has(fact, wanted)))
-    receipts = list[Receipt]()
+    told.left = len(found)
     for fact in found[:AT_ONCE]:
-        with suppress(FactNotFound):  # somebody else was first, or it was changed and may not be meant any more
-            receipts.append(await _forget(service, tenant, fact.id, fact.version))
-            version = receipts[-1].version
-    return Receipts(receipts=receipts, left=len(found[AT_ONCE:])), version
+        with suppress(FactNotFound):  # somebody else was first, or it was changed: the next request sees whether it is still meant
+            told.receipts.append(await _forget(service, tenant, fact.id, fact.version))
+            told.left -= 1
+        if time.monotonic() > until:
+            break
+    return version
 
 
 async def _forget(service: Service, tenant: str, fact_id: str, version: int | None = None) -> Receipt:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.client import AsyncClient, Client, LarimarError, checked, facts, forget, teach
+from app.client import AsyncClient, Client, LarimarError, Unfinished, checked, facts, forget, teach
 from tests.app.serving import serving
 
 PROMPT = "the capital of zor is"
@@ -83,6 +83,37 @@ def test_all_that_have_some_metadata_are_forgotten(url: str, monkeypatch: pytest
         assert [found.id for found in larimar.facts()] == ["r5"] and larimar.forget("r5").id == "r5"
         with pytest.raises(LarimarError, match="metadata"):
             larimar.forget_all({})
+
+
+@pytest.mark.service
+@pytest.mark.anyio
+async def test_what_is_forgotten_before_an_error_has_its_receipts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.routes.facts.AT_ONCE", 2)
+    pages = iter([None, LarimarError(503, "store_unavailable", "it is away", "r1", 2.0), None, httpx.ReadError("lost")])
+
+    def page(_: httpx.Request) -> None:
+        if (error := next(pages)) is not None:
+            raise error
+
+    async def page_again(sent: httpx.Request) -> None:
+        page(sent)
+
+    with Client(url, retries=0) as larimar:
+        larimar.teach_text(f"{TEXT} It is red now.", id="zor")
+        larimar.http.event_hooks = {"request": [page]}
+        with pytest.raises(Unfinished, match="store_unavailable: 2 facts are forgotten, then: it is away") as caught:
+            larimar.forget_all({"text": "zor"})
+        told = caught.value
+        assert [receipt.id for receipt in told.receipts] == ["zor.1", "zor.2"]
+        assert (told.status, told.request_id, told.retry_after_s) == (503, "r1", 2.0)
+    async with AsyncClient(url) as again:
+        await again.teach_text(f"{TEXT} It is red now.", id="zor-again")
+        again.http.event_hooks = {"request": [page_again]}
+        with pytest.raises(Unfinished, match="connection_lost: 2 facts are forgotten, then: lost") as caught:
+            await again.forget_all({"text": "zor-again"})
+        assert [receipt.id for receipt in caught.value.receipts] == ["zor-again.1", "zor-again.2"]
+        again.http.event_hooks = {}
+        assert len(await again.forget_all({"text": "zor-again"})) == 1
 
 
 def flaky(client: Client, *answers: int | Exception) -> list[httpx.Request]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,8 +11,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from app.errors import QueueFull, TimedOut
 from app.service import Forgotten, Service
 from memory.embedded import EmbeddedValkey
+from memory.errors import StoreUnavailable
 from tests.app.hosting import hosted
 
 pytestmark = pytest.mark.service
@@ -68,20 +71,69 @@ def test_every_filter_must_hold_and_history_goes_too(client: TestClient) -> None
     assert ids(client) == ["f1", "f3", "newer"]
 
 
-def test_what_is_no_longer_meant_when_its_turn_comes_stays(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    client.post("/facts", json={"text": TEXT, "id": "zor"})
+def before_each(client: TestClient, monkeypatch: pytest.MonkeyPatch, come: Callable[[Service, str], Awaitable[object]]) -> None:
+    """Something comes before a fact is forgotten: a change of another request, a pause, an exception."""
     service: Service = cast(FastAPI, client.app).state.service
     forget_one = service.forget
 
-    async def meanwhile(tenant: str, fact_id: str, version: int | None = None) -> Forgotten:
-        if fact_id == "zor.1":
-            await service.revise(tenant, "zor.2", metadata={})
+    async def later(tenant: str, fact_id: str, version: int | None = None) -> Forgotten:
+        await come(service, fact_id)
         return await forget_one(tenant, fact_id, version)
 
-    monkeypatch.setattr(service, "forget", meanwhile)
+    monkeypatch.setattr(service, "forget", later)
+
+
+@pytest.mark.parametrize(("change", "meant"), [({"metadata": {}}, False), ({"target": "Its capital is Lak."}, True)])
+def test_what_is_changed_before_its_turn_goes_only_if_it_is_still_meant(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], meant: bool
+) -> None:
+    client.post("/facts", json={"text": TEXT, "id": "zor"})
+
+    async def changed(service: Service, fact_id: str) -> None:
+        if fact_id == "zor.1":
+            await service.revise("tester", "zor.2", **change)
+
+    before_each(client, monkeypatch, changed)
     told = forget(client, "text=zor")
-    assert [receipt["id"] for receipt in told["receipts"]] == ["zor.1", "zor.3"] and told["left"] == 0
+    assert [receipt["id"] for receipt in told["receipts"]] == ["zor.1", "zor.3"] and told["left"] == 1
     assert ids(client) == ["zor.2"]
+    again = forget(client, "text=zor")
+    assert [receipt["id"] for receipt in again["receipts"]] == ["zor.2"] * meant and again["left"] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(QueueFull(), "queue_full"), (StoreUnavailable("it is away"), "store_unavailable"), (TimedOut(), "timeout")]
+)
+def test_what_stops_it_midway_loses_no_receipt(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
+    client.post("/facts", json={"text": TEXT, "id": "zor"})
+
+    async def failing(_: Service, fact_id: str) -> None:
+        if fact_id == "zor.2":
+            raise error
+
+    with monkeypatch.context() as patch:
+        before_each(client, patch, failing)
+        told = forget(client, "text=zor")
+        assert [receipt["id"] for receipt in told["receipts"]] == ["zor.1"] and told["left"] == 2
+        refused = client.delete("/facts", params={"metadata": "text=zor"})
+        assert refused.json()["code"] == code and ids(client) == ["zor.2", "zor.3"], "nothing was forgotten, and it is said why"
+    assert [receipt["id"] for receipt in forget(client, "text=zor")["receipts"]] == ["zor.2", "zor.3"]
+
+
+def test_it_answers_before_its_deadline_with_what_it_has(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.post("/facts", json={"text": TEXT, "id": "zor"})
+    monkeypatch.setattr(cast(FastAPI, client.app).state.settings, "request_timeout_s", 4.0)
+
+    async def slow(_: Service, fact_id: str) -> None:
+        await asyncio.sleep(3600 if fact_id == "zor.3" else 2.1 if fact_id == "zor.1" else 0)
+
+    with monkeypatch.context() as patch:
+        before_each(client, patch, slow)
+        told = [forget(client, "text=zor") for _ in range(2)]
+    assert [([receipt["id"] for receipt in one["receipts"]], one["left"]) for one in told] == [(["zor.1"], 2), (["zor.2"], 1)]
+    assert [receipt["id"] for receipt in forget(client, "text=zor")["receipts"]] == ["zor.3"]
 
 
 def test_what_is_too_much_at_once_is_told_and_goes_with_the_next_request(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
