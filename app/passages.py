@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import ValidationError
 from ulid import ULID
 
 from app.schemas import FactIn, TextIn
-from memory.fact import normalise
+from memory.fact import Scalar, normalise
 from models.sentences import standing_alone
 
 GROUP = "text"  # the metadata that tells which text a fact is of
 
 
-def facts_of(body: TextIn) -> list[FactIn]:
-    """The facts of a text, one for each sentence, with ids `ID.1`, `ID.2`, … where the text has one."""
-    group = body.id or str(ULID())
+def facts_of(body: TextIn) -> list[FactIn | ValidationError]:
+    """The facts of a text, one for each sentence, with ids `ID.1`, `ID.2`, … where the text has one; why a sentence cannot be one."""
+    metadata: dict[str, Scalar] = {GROUP: body.id or str(ULID()), **body.metadata}
+    shared = {"metadata": metadata, "ttl_s": body.ttl_s, "on_conflict": body.on_conflict}
     return [
-        FactIn(
-            prompt=prompt,
-            target=sentence,
-            id=f"{body.id}.{number}" if body.id else None,
-            metadata={GROUP: group} | body.metadata,
-            ttl_s=body.ttl_s,
-            on_conflict=body.on_conflict,
-        )
+        _fact(shared | {"prompt": prompt, "target": sentence, "id": f"{body.id}.{number}" if body.id else None})
         for number, (prompt, sentence) in enumerate(_distinct(standing_alone(body.text)), 1)
     ]
+
+
+def _fact(fields: dict[str, object]) -> FactIn | ValidationError:
+    try:
+        return FactIn.model_validate(fields)
+    except ValidationError as error:  # the sentence is too long
+        return error
 
 
 def _distinct(sentences: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

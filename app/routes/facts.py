@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, ValidationError
 
 from app.deps import VERSION, Configured, Reader, Serving, Writer, within
 from app.exchange import note
@@ -83,13 +83,14 @@ async def teach(
     superseded, changed or forgotten it is refused with 409 `idempotency_key_spent`. Of a list, what can be written is; the
     status is then 201, or 207 where some were refused, each by its number. A text is a list of its sentences.
     """
-    if isinstance(body, TextIn) and not (body := facts_of(body)):
-        raise EmptyText("text")
-    if isinstance(body, list):
+    if not isinstance(body, FactIn):
+        lines: Sequence[FactIn | ValidationError] = facts_of(body) if isinstance(body, TextIn) else body
+        if not lines:
+            raise EmptyText("text")
         if idempotency_key is not None:
             error = {"type": "not_allowed", "loc": ("header", "Idempotency-Key"), "msg": "lists and texts take none; give ids"}
             raise RequestValidationError([error])
-        results = await within(settings, teach_lines(service, tenant, list(enumerate(body, 1))))
+        results = await within(settings, teach_lines(service, tenant, list(enumerate(lines, 1))))
         response.status_code = 207 if any(result.error for result in results) else 201
         return results
     once = Idempotency.of(tenant, idempotency_key, body) if idempotency_key is not None else None

@@ -84,6 +84,15 @@ def test_a_list_says_which_were_refused(client: httpx.Client) -> None:
     assert len(client.get("/facts").json()["facts"]) == 3
 
 
+def test_a_sentence_that_is_too_long_leaves_the_rest_of_its_text(client: httpx.Client) -> None:
+    text = f"Zor is a blue river. Zor is {'very ' * 400}long. Its capital is Kal."
+    mixed = client.post("/facts", json={"text": text, "id": "zor"})
+    assert mixed.status_code == 207 and [line.get("id") for line in mixed.json()] == ["zor.1", None, "zor.3"]
+    refused = mixed.json()[1]["error"]
+    assert refused["code"] == "invalid_request" and "target" in refused["detail"] and "2000 characters" in refused["detail"]
+    assert [fact["id"] for fact in client.get("/facts").json()["facts"]] == ["zor.1", "zor.3"]
+
+
 def test_what_a_stream_has_written_is_audited_before_it_ends(client: httpx.Client) -> None:
     with httpx.Client(base_url=client.base_url, timeout=30) as other:
 
