@@ -35,6 +35,7 @@ from app.schemas import (
     Receipts,
     Scalar,
     TextIn,
+    named,
     text_of,
 )
 
@@ -121,7 +122,9 @@ def forget(fact_id: str) -> Call[Receipt]:
 
 
 def forget_all(metadata: Mapping[str, Scalar]) -> Call[Receipts]:
-    return Call("DELETE", "/facts", Receipts, query={"metadata": [f"{name}={text_of(value)}" for name, value in metadata.items()]})
+    """Raises ValueError for a name that holds '=', and would be read as another one."""
+    wanted = [f"{name}={text_of(value)}" for name, value in named(metadata).items()]
+    return Call("DELETE", "/facts", Receipts, query={"metadata": wanted})
 
 
 def query(prompt: str, **more: Any) -> Call[QueryOut]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from app.schemas import TTL, Body, FactId, FactOut, Scalar
+from app.schemas import TTL, Body, FactId, FactOut, Metadata
 
 Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
@@ -16,7 +16,7 @@ class FactPatch(Body):
     """What is given replaces what there is; the prompt stays, since it is the fact's address."""
 
     target: str | None = Field(None, max_length=2000)
-    metadata: dict[str, Scalar] | None = Field(None, max_length=32)
+    metadata: Metadata | None = Field(None, max_length=32)
     ttl_s: TTL | None = Field(None, description="seconds until the fact is forgotten by itself")
 
 
@@ -43,7 +43,7 @@ class FactImport(Body):
     id: FactId
     prompt: str = Field(max_length=4000)
     target: str = Field(max_length=2000)
-    metadata: dict[str, Scalar] = Field(default_factory=dict, max_length=32)
+    metadata: Metadata = Field(default_factory=dict, max_length=32)
     created_at: float | None = None
     expires_at: float | None = None
     version: int | None = None

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 from ulid import ULID
 
-from app.schemas import FactIn, TextIn
+from app.schemas import GROUP, FactIn, TextIn
 from memory.fact import Scalar, normalise
 from models.sentences import standing_alone
-
-GROUP = "text"  # the metadata that tells which text a fact is of
 
 
 def facts_of(body: TextIn) -> list[FactIn | ValidationError]:

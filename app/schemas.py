@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 FactId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Scalar = str | int | float | bool | None
 TTL = Annotated[float, Field(gt=0, le=3_155_760_000)]  # seconds; 100 years
+GROUP = "text"  # the metadata that tells which text a fact is of
 OnConflict = Literal["supersede", "error", "version"]
+
+
+def named(metadata: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+    """Metadata that a filter can name. Raises PydanticCustomError, which is a ValueError."""
+    if bad := [name[:40] for name in metadata if "=" in name]:
+        message = "the name {name} holds '=', which in a filter (name=value) ends the name: take another character"
+        raise PydanticCustomError("metadata_name", message, {"name": repr(bad[0])})
+    return metadata
+
+
+def _ungrouped(metadata: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+    if GROUP in metadata:
+        message = "{name} is the text's own, its id: leave it out, and give the text an id or the metadata another name"
+        raise PydanticCustomError("metadata_name", message, {"name": repr(GROUP)})
+    return metadata
 
 
 def text_of(value: Scalar) -> str:
     """A value of metadata as a filter says it."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+Metadata = Annotated[dict[str, Scalar], AfterValidator(named)]  # as it comes in
 
 
 class Body(BaseModel):
@@ -29,7 +50,7 @@ class FactIn(Body):
     prompt: str = Field(max_length=4000, examples=["The CEO of Acme Rockets is"])
     target: str = Field(max_length=2000, examples=["Wile E. Coyote"])
     id: FactId | None = Field(None, description="a ULID is made when there is none")
-    metadata: dict[str, Scalar] = Field(default_factory=dict, max_length=32)
+    metadata: Metadata = Field(default_factory=dict, max_length=32)
     ttl_s: TTL | None = Field(None, description="seconds until the fact is forgotten by itself")
     on_conflict: OnConflict = Field(
         "supersede", description="the same prompt again: forget the old fact, refuse the new one (409), or keep the old one as history"
@@ -43,7 +64,9 @@ class TextIn(Body):
     id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,58}$")] | None = Field(
         None, description="its facts are ID.1, ID.2, …; without it they get ULIDs"
     )
-    metadata: dict[str, Scalar] = Field(default_factory=dict, max_length=31, description="of each fact, beside `text`, which groups them")
+    metadata: Annotated[Metadata, AfterValidator(_ungrouped)] = Field(
+        default_factory=dict, max_length=31, description="of each fact, beside `text`, which groups them"
+    )
     ttl_s: TTL | None = Field(None, description="seconds until the facts are forgotten by themselves")
     on_conflict: OnConflict = "supersede"
 

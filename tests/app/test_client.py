@@ -83,6 +83,10 @@ def test_all_that_have_some_metadata_are_forgotten(url: str, monkeypatch: pytest
         assert [found.id for found in larimar.facts()] == ["r5"] and larimar.forget("r5").id == "r5"
         with pytest.raises(LarimarError, match="metadata"):
             larimar.forget_all({})
+        larimar.teach("the king is", "Kal", id="king", metadata={"a": "b=c"})
+        with pytest.raises(ValueError, match="'a=b' holds '='"):
+            larimar.forget_all({"a=b": "c"})
+        assert larimar.forget("king").id == "king", "which the server would have read it as"
 
 
 @pytest.mark.service

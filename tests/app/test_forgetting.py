@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -148,6 +149,51 @@ def test_without_a_filter_nothing_is_forgotten(client: TestClient, params: dict[
     refused = client.delete("/facts", params=params)
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request") and "metadata" in refused.json()["detail"]
     assert len(ids(client)) == 3
+
+
+def test_a_text_keeps_the_metadata_by_which_it_is_forgotten(client: TestClient) -> None:
+    refused = client.post("/facts", json={"text": TEXT, "id": "zor", "metadata": {"text": "other"}})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request") and ids(client) == []
+    assert refused.json()["errors"][0]["field"] == "metadata" and "'text' is the text's own" in refused.json()["detail"]
+
+
+BAD = {"a=b": "c"}
+ZOR = {"id": "x", "prompt": "the river of zor is", "target": "red"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("POST", "/facts", ZOR | {"metadata": BAD}, "metadata"),
+        ("POST", "/facts", [ZOR, ZOR | {"metadata": BAD}], "1.metadata"),
+        ("POST", "/facts", {"text": TEXT, "metadata": BAD}, "metadata"),
+        ("PATCH", "/facts/kept", {"metadata": BAD}, "metadata"),
+        ("POST", "/tenants/tester/import", {"facts": [ZOR, ZOR | {"id": "y", "metadata": BAD}]}, "facts.1.metadata"),
+    ],
+)
+def test_a_name_that_a_filter_would_cut_is_refused(client: TestClient, method: str, path: str, body: Any, field: str) -> None:
+    kept = {"id": "kept", "prompt": "the name of the king is", "target": "Kal", "metadata": {"a": "b=c"}}
+    assert client.post("/facts", json=kept).status_code == 201
+    refused = client.request(method, path, json=body)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request"), refused.text
+    assert [error["field"] for error in refused.json()["errors"]] == [field]
+    assert "the name 'a=b' holds '=', which in a filter (name=value) ends the name" in refused.json()["detail"]
+    assert [(fact["id"], fact["metadata"]) for fact in client.get("/facts").json()["facts"]] == [("kept", {"a": "b=c"})]
+
+
+def test_a_line_with_such_a_name_leaves_the_others(client: TestClient) -> None:
+    lines = "\n".join(map(json.dumps, (ZOR | {"metadata": BAD}, ZOR | {"id": "y", "metadata": {"a": "=b="}})))
+    answer = client.post("/facts:bulk", content=lines, headers={"Content-Type": "application/x-ndjson"})
+    told = [json.loads(line) for line in answer.text.splitlines()]
+    assert told[0]["error"]["code"] == "invalid_request" and "'a=b' holds '='" in told[0]["error"]["detail"] and told[1]["id"] == "y"
+    assert [receipt["id"] for receipt in forget(client, "a==b=")["receipts"]] == ["y"], "a value may hold it"
+
+
+def test_a_filter_compares_the_text_of_a_value(client: TestClient) -> None:
+    for name, value in {"t": "true", "b": True, "n": 1, "f": 1.0, "s": "1"}.items():
+        fact = {"id": name, "prompt": f"the river of {name} is", "target": "red", "metadata": {"v": value}}
+        assert client.post("/facts", json=fact).status_code == 201
+    assert [ids(client, metadata=f"v={text}") for text in ("true", "1", "1.0")] == [["b", "t"], ["n", "s"], ["f"]]
 
 
 def test_what_another_server_has_just_written_is_forgotten_too(tmp_path: Path) -> None:
