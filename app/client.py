@@ -5,8 +5,9 @@
         print(larimar.generate("Who runs Acme Rockets?").text)
         larimar.forget(fact.id)
 
-A request that the server was too busy for, or that found no connection, is made again, as often as `retries` says.
-Teaching a fact carries an idempotency key, so that doing it again does it once.
+A request that the server was too busy for, or that found no connection, is made again, as often as `retries` says. One that may
+have been done (its connection was lost; 502, 504 or `commit_unknown`) is only where it reads, or teaches a fact, which carries an
+idempotency key: doing it again does it once.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from app.schemas import (
 )
 
 T = TypeVar("T")
-AGAIN = frozenset({429, 502, 503})
+READS = frozenset({"/query", "/generate", "/v1/completions", "/v1/chat/completions"})  # by POST
+UNKNOWN = "commit_unknown"  # the code of a write that may have been made
 Event = tuple[str, dict[str, Any]]
 
 
@@ -149,9 +151,12 @@ def _pause(attempt: int, error: Exception) -> float:
 
 def _again(call: Call[Any], error: Exception) -> bool:
     """Whether a request may be made again: never one that the server may have done and cannot recognise."""
-    if isinstance(error, LarimarError):
-        return error.status in AGAIN
-    return isinstance(error, httpx.ConnectError) or call.method == "GET" or "Idempotency-Key" in call.headers
+    status, code = (error.status, error.code) if isinstance(error, LarimarError) else (0, "")
+    if isinstance(error, httpx.ConnectError) or (status in (429, 503) and code != UNKNOWN):
+        return True  # nothing was done
+    if status not in (0, 502, 503, 504) or (status == 504 and "timeout_s" in (call.body or {})):  # its own deadline
+        return False
+    return call.method == "GET" or call.path in READS or "Idempotency-Key" in call.headers
 
 
 def _events(lines: Iterable[str]) -> Iterator[Event]:

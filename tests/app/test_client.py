@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.client import AsyncClient, Client, LarimarError, Unfinished, checked, facts, forget, teach
+from app.client import AsyncClient, Client, LarimarError, Unfinished, checked, facts, forget, forget_all, generate, query, teach, teach_text
 from tests.app.serving import serving
 
 PROMPT = "the capital of zor is"
@@ -120,8 +120,8 @@ async def test_what_is_forgotten_before_an_error_has_its_receipts(url: str, monk
         assert len(await again.forget_all({"text": "zor-again"})) == 1
 
 
-def flaky(client: Client, *answers: int | Exception) -> list[httpx.Request]:
-    """Let a client meet these answers in turn; the requests it makes."""
+def flaky(client: Client, *answers: int | str | Exception) -> list[httpx.Request]:
+    """Let a client meet these answers in turn (a status, or the code of a 503); the requests it makes."""
     seen: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -129,8 +129,9 @@ def flaky(client: Client, *answers: int | Exception) -> list[httpx.Request]:
         given = answers[len(seen) - 1]
         if isinstance(given, Exception):
             raise given
-        body = {"facts": [], "next_cursor": None} if given == 200 else {"code": "busy", "detail": "d"}
-        return httpx.Response(given, json=body, headers={"retry-after": "0"})
+        status, code = (503, given) if isinstance(given, str) else (given, "busy")
+        body = {"facts": [], "next_cursor": None} if status == 200 else {"code": code, "detail": "d"}
+        return httpx.Response(status, json=body, headers={"retry-after": "0"})
 
     client.http._transport = httpx.MockTransport(answer)
     return seen
@@ -155,6 +156,38 @@ def test_what_may_be_made_again_is_and_nothing_else(monkeypatch: pytest.MonkeyPa
         with pytest.raises(httpx.ConnectError):
             client.send(forget("x"))
         assert len(seen) == 4
+
+
+ONCE = {"forget": forget("x"), "forget_all": forget_all({"a": "b"}), "teach_text": teach_text("Zor is red.", id="zor")}
+ANY = {"facts": facts(), "query": query("a"), "generate": generate("a"), "teach": teach("a", "b")}
+
+
+@pytest.mark.parametrize("name", [*ONCE, *ANY])
+@pytest.mark.parametrize("answer", [502, 504, "commit_unknown", httpx.ReadError("lost")])
+def test_a_write_that_may_have_been_made_is_not_made_twice(name: str, answer: int | str | Exception) -> None:
+    with Client(retries=1) as client:
+        seen = flaky(client, answer, 409)
+        with pytest.raises((LarimarError, httpx.ReadError)):
+            client.send((ONCE | ANY)[name])
+        assert len(seen) == (1 if name in ONCE else 2)
+
+
+@pytest.mark.parametrize("name", [*ONCE, *ANY])
+@pytest.mark.parametrize("answer", [429, "store_unavailable", httpx.ConnectError("away")])
+def test_what_was_not_done_is_asked_again(name: str, answer: int | str | Exception) -> None:
+    with Client(retries=1) as client:
+        seen = flaky(client, answer, 409)
+        with pytest.raises(LarimarError, match="busy"):
+            client.send((ONCE | ANY)[name])
+        assert len(seen) == 2
+
+
+def test_a_deadline_of_ones_own_is_not_met_several_times_over() -> None:
+    with Client() as client:
+        seen = flaky(client, 504)
+        with pytest.raises(LarimarError, match="busy"):
+            client.generate("a", timeout_s=2)
+        assert len(seen) == 1
 
 
 @pytest.mark.parametrize(
