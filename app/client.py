@@ -58,7 +58,7 @@ class LarimarError(Exception):
 class Unfinished(LarimarError):
     """Forgetting many facts stopped midway, by what is its `__cause__`: `receipts` are of those that are forgotten, the others stay.
 
-    Where the answer itself was lost its facts may be forgotten all the same: the audit log names them.
+    Where an answer was lost its facts may be forgotten all the same; asking again forgets the rest.
     """
 
     def __init__(self, receipts: list[Receipt], cause: LarimarError | httpx.TransportError) -> None:
