@@ -12,6 +12,7 @@ from torch import Tensor
 from app.errors import describe
 from app.exchange import note
 from app.fact_schemas import Exported, ExportHead, FactImport, ImportIn, ImportOutcome
+from app.lines import line_of
 from app.service import Service
 from memory.episodic import EpisodicMemory
 from memory.errors import BadKey
@@ -26,9 +27,9 @@ def exported(memory: EpisodicMemory, tenant: str, fingerprint: str, *, codes: bo
     head = ExportHead(tenant=tenant, version=memory.version, fingerprint=fingerprint, facts=len(facts))
 
     def lines() -> Iterator[str]:
-        yield head.model_dump_json()
+        yield line_of(head)
         for fact in facts:
-            yield _line(fact, codes).model_dump_json(exclude_none=True)
+            yield line_of(_line(fact, codes))
 
     return lines()
 
@@ -36,7 +37,7 @@ def exported(memory: EpisodicMemory, tenant: str, fingerprint: str, *, codes: bo
 def saved(salvaged: Salvaged) -> Iterator[str]:
     """What could be saved of a damaged memory, as lines of an export: `larimar facts import` teaches them again."""
     for fact in sorted(salvaged.facts, key=lambda fact: fact.version):
-        yield _line(fact, codes=False).model_dump_json(exclude_none=True)
+        yield line_of(_line(fact, codes=False))
 
 
 def _line(fact: Fact, codes: bool) -> Exported:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from app.cli.listing import show
 from app.cli.serve import fail
@@ -165,7 +166,7 @@ def import_facts(file: Annotated[Path, typer.Argument(help="JSON lines of prompt
     from app.client import LarimarError
 
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text("utf-8").split("\n")  # a text may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{file} cannot be read: {error}")
     taught, refused = 0, 0
@@ -182,11 +183,9 @@ def import_facts(file: Annotated[Path, typer.Argument(help="JSON lines of prompt
                     record["ttl_s"] = expires_at - time.time()
                 client.teach(record.pop("prompt"), record.pop("target"), **record)
                 taught += 1
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                told.print(f"[red]line {number}[/red]: wanted an object with prompt and target ({error})")
-                refused += 1
-            except LarimarError as error:
-                told.print(f"[red]line {number}[/red]: {error}", markup=True)
+            except (ValueError, KeyError, AttributeError, TypeError, LarimarError) as error:
+                wanted = "" if isinstance(error, LarimarError) else "wanted an object with prompt and target: "
+                told.print(f"[red]line {number}[/red]: {wanted}{escape(str(error))}")
                 refused += 1
     told.print(f"{taught} facts taught, {refused} lines refused")
     if refused:

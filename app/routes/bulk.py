@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.deps import Configured, Guarding, Serving, Writer
 from app.errors import BodyTooLarge, QueueFull, describe, invalid
+from app.lines import line_of
 from app.schemas import BulkLine, FactIn, LineError
 from app.service import Service
 
@@ -89,7 +90,7 @@ async def bulk(request: Request, service: Serving, settings: Configured, tenant:
                 results = await group
                 await access.audit.record(request.scope["exchange"])
                 for result in results:
-                    yield result.model_dump_json(exclude_none=True).encode() + b"\n"
+                    yield line_of(result).encode() + b"\n"
             await reading
         finally:
             reading.cancel()

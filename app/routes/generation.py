@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -17,6 +16,7 @@ from app import schemas
 from app.completions import CompletionBase
 from app.deps import VERSION, Configured, Reader, Serving, attended, within
 from app.errors import TimedOut, describe
+from app.lines import line_of
 from app.routes.facts import REFUSED
 from app.schemas import (
     GenerateIn,
@@ -200,4 +200,4 @@ async def _stream(body: GenerateIn, asked: Ask, service: Service, settings: Sett
 
 
 def _event(name: str, data: dict[str, Any]) -> ServerSentEvent:
-    return ServerSentEvent(data=json.dumps(data, ensure_ascii=False, separators=(",", ":")), event=name)
+    return ServerSentEvent(data=line_of(data), event=name)

@@ -7,7 +7,6 @@ made to stand alone (models.conversation). The answer's `larimar` field says wha
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -31,6 +30,7 @@ from app.completions import (
 )
 from app.deps import Configured, Reader, Serving, attended, within
 from app.errors import TimedOut, UnknownModel, Unsupported, describe, openai_error
+from app.lines import line_of
 from app.routes.generation import check_length, memory_of, sampling_of, usage_of
 from app.schemas import Usage
 from app.service import Request as Ask
@@ -207,7 +207,7 @@ async def _stream(
 
 
 def _event(data: dict[str, Any]) -> ServerSentEvent:
-    return ServerSentEvent(data=json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+    return ServerSentEvent(data=line_of(data))
 
 
 def _chat_log_probs(service: Service, found: Sequence[TokenLogProb], _: int) -> dict[str, Any]:

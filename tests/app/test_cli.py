@@ -124,7 +124,7 @@ def test_an_unknown_decoder_is_told_with_those_there_are(monkeypatch: pytest.Mon
 
 def test_export_is_what_import_reads(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LARIMAR_URL", url)
-    ids = [run("teach", f"the colour of ship {n} is", f"shade {n}").output.split()[1] for n in range(3)]
+    ids = [run("teach", f"the colour of ship {n} is", f"shade\u2028{n}").output.split()[1] for n in range(3)]
     file = tmp_path / "facts.jsonl"
     assert "3 facts exported" in run("facts", "export", str(file)).output
     for fact_id in ids:
