@@ -22,6 +22,7 @@ from memory.page import Page, PageSettings
 from memory.parts import parts
 from memory.placement import Placement
 from memory.query import Query, Reading
+from memory.readout import Readout
 from memory.record import pack, size_bytes
 from memory.register import Register
 from memory.room import Room
@@ -325,24 +326,24 @@ class EpisodicMemory:
         query, decision = max(zip(queries, decisions, strict=True), key=lambda found: (found[1].score, found[1].similarity))
         if decision.fact is None:
             return Reading(False, decision.score, decision.threshold, 0.0, 1.0, None, (), query.text)
-        page, ids = self._page_without(decision.fact.id, exclude)
-        readout = page.read(query.key)  # weights and variance are those of the query
+        own = decision.fact.id
+        page, ids = self._page_without(own, exclude)
+        readout = page.read(decision.fact.key)
         order = readout.weights.abs().argsort(descending=True)[:SPOKE].tolist()
         weights = [(ids[row], float(readout.weights[row])) for row in order]
         asked = parts((query, decision), list(zip(queries, decisions, strict=True))) if decision.in_scope else ()
-        recalled = {part.fact: self._recall(self.get(part.fact), exclude) for part in asked}
-        own = decision.fact.id
+        recalled = {part.fact: readout if part.fact == own else self._recall(self.get(part.fact), exclude) for part in asked}
         return Reading(
             decision.in_scope,
             decision.score,
             decision.threshold,
             decision.similarity,
-            readout.variance,
-            recalled[own] if own in recalled else self._recall(decision.fact, exclude),
+            page.read(query.key).variance,
+            readout.code,
             tuple((fact_id, weight) for fact_id, weight in weights if abs(weight) >= LEAST_WEIGHT),
             query.text,
             own,
-            tuple(recalled.items()),
+            tuple((fact_id, found.code) for fact_id, found in recalled.items()),
             asked,
         )
 
@@ -356,9 +357,9 @@ class EpisodicMemory:
             decisions.append(scope.decide(query.text, candidates, left, query.key))
         return decisions
 
-    def _recall(self, fact: Fact, exclude: Collection[str]) -> torch.Tensor:
+    def _recall(self, fact: Fact, exclude: Collection[str]) -> Readout:
         """The readout at a fact's own key: scope has said which fact is meant, and there a readout is the least noisy."""
-        return self._page_without(fact.id, exclude)[0].read(fact.key).code
+        return self._page_without(fact.id, exclude)[0].read(fact.key)
 
     def _page_without(self, fact_id: str, exclude: Collection[str]) -> tuple[Page, list[str]]:
         """A fact's page and the ids of its rows, solved without the excluded facts."""
@@ -369,7 +370,7 @@ class EpisodicMemory:
 
     def recall(self, fact_id: str) -> torch.Tensor:
         """The readout (W,) float64 at a fact's own key. Raises FactNotFound."""
-        return self._recall(self.get(fact_id), ())
+        return self._recall(self.get(fact_id), ()).code
 
     def snapshot(self) -> dict[int, list[Fact]]:
         """The facts of the pages changed since the last snapshot, rows first, as of this version. These pages are solved

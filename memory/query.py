@@ -42,9 +42,9 @@ class Reading:
         score, threshold: of the scope decision; in scope iff score ≥ threshold.
         similarity: cosine of the query with the nearest fact's key; 0 for an empty memory.
         variance: posterior variance at the query; 1 for an empty memory.
-        code: (W,) float64 readout of the best query, None where the memory is empty.
+        code: (W,) float64 readout for the best query, at its fact's own key; None where the memory is empty.
         fact: id of the fact that the best query asks for, None where the memory is empty.
-        facts: (id, weight) of those that spoke to the best query, most first, at most eight.
+        facts: (id, weight) of those whose values are in that readout, most first, at most eight.
         query: the sentence that won.
         recalled: in scope, (fact id, readout) of each question of the prompt, in their order: one, or several where the
             prompt asks for several facts. Empty out of scope.

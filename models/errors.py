@@ -8,8 +8,8 @@ class ModelError(Exception):
 
 
 class EmptyText(ModelError):
-    def __init__(self, field: str) -> None:
-        super().__init__(f"{field} is empty: it needs at least one visible character")
+    def __init__(self, field: str, needs: str = "visible character") -> None:
+        super().__init__(f"{field} is empty: it needs at least one {needs}")
         self.field = field
 
 

@@ -147,8 +147,8 @@ class Model:
         return [(next(keys), code) if isinstance(code, Tensor) else code for code in codes]
 
     def _encode_target(self, prompt: str, target: str) -> Tensor | ModelError:
-        if not clean(prompt):
-            return EmptyText("prompt")
+        if not any(map(str.isalnum, clean(prompt))):  # the encoder knows no other signs apart, and finds them alike with anything
+            return EmptyText("prompt", "letter or digit")
         if not target.strip():
             return EmptyText("target")
         tokens = self.decoder.answer_tokens(target.strip())

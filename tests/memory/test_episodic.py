@@ -360,6 +360,18 @@ def test_a_fact_whose_weight_is_nothing_is_not_said_to_have_spoken() -> None:
     assert [fact_id for fact_id, _ in memory.read([Query("prompt 1", query)]).facts] == ["f0001"]
 
 
+def test_the_weights_are_those_of_the_readout_though_the_query_lies_nearer_to_another_fact() -> None:
+    memory = EpisodicMemory(DIM, PageSettings(slots=4), Scope())
+    for seed in range(3):
+        memory.apply([memory.plan_write(fact(seed))])
+    between = normalize(unit(0) + 0.97 * unit(1), dim=0)
+    reading = memory.read([Query("prompt 1", between)])  # the words of one, and a little nearer to another
+    assert reading.fact == "f0001" and reading.code is not None and torch.equal(reading.code, memory.recall("f0001"))
+    assert reading.facts[0][0] == "f0001" and reading.facts[0][1] > 0.999 and reading.spoke[0] == "f0001"
+    assert sum(weight for _, weight in reading.facts) == pytest.approx(1.0, abs=1e-5)
+    assert reading.variance > memory.read([Query("prompt 1", unit(1))]).variance
+
+
 def test_a_large_directory_finds_what_a_product_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memory.directory.COARSE_AT", 100)
     directory = Directory(DIM)
