@@ -25,16 +25,19 @@ _COMMON = frozenset(
     "according regarding concerning about originally currently formerly usually typically most many much more been being got get "
     "need know would'd here cannot don't".split()
 )
+_CONSONANTS = frozenset("bcdfghjklmnpqrtvwxz")  # "s" is what is left of "Inc.'s" and "name(s)"
 
 
 def names(sentence: str) -> frozenset[str]:
-    """Capitalised words and words with digits, case folded, without a possessive; the first word only if it is no common one."""
+    """Capitalised words, words with digits and single consonants, case folded, without a possessive. Common words are none where they
+    may be capitals for standing first, in titles or because all is; "US" is one, and "A" behind another word ("Plan A")."""
     found = set()
     shouted = sentence.isupper()
-    for word in _words(sentence):
+    for at, word in enumerate(_words(sentence)):
         folded = word.casefold()
-        common = folded in _COMMON and (shouted or len(word) == 1 or not word.isupper())  # "US" is none, unless all is capitals
-        if any(c.isdigit() for c in word) or (any(c.isupper() for c in word) and not common):
+        named = word.isupper() and not shouted and (len(word) > 1 or (at > 0 and folded == "a"))
+        common = folded in _COMMON and not named
+        if any(c.isdigit() for c in word) or folded in _CONSONANTS or (any(c.isupper() for c in word) and not common):
             found.add(folded)
     return frozenset(found)
 

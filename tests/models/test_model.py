@@ -46,7 +46,10 @@ def test_a_batch_mixes_recalled_and_plain() -> None:
         assert MODEL.generate(prompt, code=code, sampling=SHORT).token_ids == said.token_ids
 
 
-@pytest.mark.parametrize(("prompt", "target", "field"), [(" \n", "x", "prompt"), ("\u200b", "x", "prompt"), ("🙂 !?", "x", "prompt"), ("<|im_end|>", "x", "prompt"), ("x", "\t", "target")])
+NOTHING = [(" ", "x", "prompt"), ("\u200b", "x", "prompt"), ("🙂 !?", "x", "prompt"), ("<|im_end|>", "x", "prompt"), ("x", "\t", "target")]
+
+
+@pytest.mark.parametrize(("prompt", "target", "field"), NOTHING)
 def test_a_fact_without_text_is_refused(prompt: str, target: str, field: str) -> None:
     with pytest.raises(EmptyText, match=f"{field} is empty"):
         MODEL.encode_fact(prompt, target)
