@@ -80,7 +80,7 @@ class TextSequence:
                 if settled.endswith(stop[:length]):
                     held = length
                     break
-        return settled[: len(settled) - held]
+        return settled[: len(settled) - held].rstrip(UNFINISHED)
 
     def extend(self, logits: Tensor, greedy: int) -> None:
         """Take the next token, given (V,) logits and their argmax; or let the prefix go, and have `unread` again."""
@@ -96,7 +96,7 @@ class TextSequence:
         elapsed_s = time.perf_counter() - self._started
         self._first_token_s, self._total_s = self._first_token_s or elapsed_s, elapsed_s
         if token in self._ends:
-            self.finish = "stop"
+            self._end("stop")
             return
         self.ids.append(token)
         if self._pointer is not None:
@@ -106,11 +106,16 @@ class TextSequence:
         self.text = self._decode(self.ids)
         cuts = [at for stop in asked.stop if (at := self.text.find(stop)) >= 0]
         if cuts:
-            self.text, self.finish = self.text[: min(cuts)], "stop"
+            self.text = self.text[: min(cuts)]
+            self._end("stop")
         elif asked.answer_only and self._pointer is not None and self._pointer.done:
-            self.finish = "stop"
+            self._end("stop")
         elif len(self.ids) >= asked.max_new_tokens:
-            self.finish = "length"
+            self._end("length")
+
+    def _end(self, reason: FinishReason) -> None:
+        """A last character whose bytes are not all there is no part of the text."""
+        self.text, self.finish = self.text.rstrip(UNFINISHED), reason
 
     @property
     def generation(self) -> Generation:

@@ -111,6 +111,22 @@ def test_a_stream_says_what_the_whole_answer_says(client: httpx.Client) -> None:
     assert done["timings"]["total_ms"] >= done["timings"]["first_token_ms"] > 0
 
 
+@pytest.mark.parametrize(("tokens", "text"), [(2, ""), (3, "理"), (5, "理"), (6, "理想")])
+def test_a_text_that_is_cut_inside_a_character_ends_before_it(client: httpx.Client, tokens: int, text: str) -> None:
+    """A byte is a token here; streamed or not, of either interface, and the tokens stay as they are."""
+    made = client.post("/facts", json={"prompt": FACT["prompt"], "target": "理想"}).json()["id"]
+    whole = generate(client, max_new_tokens=tokens, logprobs=0)
+    assert (whole["text"], whole["finish_reason"], len(whole["logprobs"])) == (text, "length", tokens)
+    told = events(client, max_new_tokens=tokens)
+    assert "".join(data["text"] for name, data in told if name == "token") == text
+    asked = {"model": "toy", "prompt": FACT["prompt"], "max_tokens": tokens}
+    assert client.post("/v1/completions", json=asked).json()["choices"][0]["text"] == text
+    lines = client.post("/v1/completions", json=asked | {"stream": True}).text.splitlines()
+    pieces = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    assert "".join(choice["text"] for piece in pieces for choice in piece["choices"]) == text
+    client.delete(f"/facts/{made}")
+
+
 def test_a_sampled_text_depends_on_its_seed_and_not_on_its_company(client: httpx.Client) -> None:
     bodies = [QUESTION | {"temperature": 1.2, "top_p": 0.95, "top_k": 40, "seed": seed, "memory": "off"} for seed in range(12)]
     alone = [client.post("/generate", json=body).json()["text"] for body in bodies]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -149,8 +150,42 @@ def test_stop_texts_cut_wherever_the_token_borders_are(text: str, stops: list[st
         assert sequence.settled.startswith(streamed)
         streamed = sequence.settled
     found = [at for stop in stops if (at := text.find(stop)) >= 0]
-    assert sequence.text == (text[: min(found)] if found else text)
+    assert sequence.text == (text[: min(found)].rstrip("\ufffd") if found else text)
     assert sequence.finish == ("stop" if found else None)
+
+
+@pytest.mark.parametrize(
+    ("said", "sampling", "text"),
+    [
+        ("理想".encode()[:1], Sampling(1), ""),
+        ("理想".encode()[:5], Sampling(5), "理"),
+        ("理想".encode(), Sampling(6), "理想"),
+        ("理🎉".encode()[:-1], Sampling(6), "理"),
+        ("理".encode()[:2] + b"a", Sampling(3), "\ufffda"),
+        ("理".encode()[:2] + b"a" + "é".encode()[:1], Sampling(4), "\ufffda"),
+        ("理想".encode()[:5] + b"END", Sampling(9, stop=("END",)), "理"),
+        ("理想".encode()[:4] + b"Ex", Sampling(6, stop=("END",)), "理\ufffdEx"),
+        ([*"理想".encode()[:5], 256], Sampling(9), "理"),
+    ],
+)
+def test_no_text_ends_with_half_a_character(decoder: Decoder, said: Sequence[int], sampling: Sampling, text: str) -> None:
+    """However it ends; what was streamed is its beginning, and the tokens are told as they were said."""
+    sequence, streamed = decoder.sequence([1], None, sampling), ""
+    for token in said:
+        assert sequence.finish is None
+        sequence.extend(torch.zeros(300), token)
+        assert sequence.settled.startswith(streamed)
+        streamed = sequence.settled
+    assert sequence.finish is not None and streamed == sequence.generation.text == text
+    assert sequence.generation.token_ids == tuple(token for token in said if token < 256)
+
+
+def test_an_answer_alone_does_not_end_with_half_a_character(decoder: Decoder) -> None:
+    said = "理想".encode()[:5]
+    sequence = decoder.sequence([1], decoder.embed([3]), Sampling(9, answer_only=True), Certain([list(said)]))
+    for token in said:
+        sequence.extend(torch.zeros(300), token)
+    assert (sequence.text, sequence.finish) == ("理", "stop")
 
 
 def test_sampling_keeps_to_top_k_and_seed(decoder: Decoder) -> None:
