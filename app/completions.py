@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from app.errors import Unsupported
-from app.schemas import Body, FactId, MemoryUse, ScopeStrict, ScopeThreshold, Stop, Usage
+from app.schemas import Body, FactId, Hops, MemoryUse, ScopeStrict, ScopeThreshold, Stop, Usage
 
 NEUTRAL: dict[str, tuple[object, ...]] = {  # what these may say, since they then change nothing
     "n": (None, 1),
@@ -33,7 +33,7 @@ class MemoryControl(Body):
     include_only: list[FactId] | None = Field(None, max_length=256)
     scope_threshold: ScopeThreshold = None
     scope_strict: ScopeStrict = None
-    hops: Literal[1, 2] = 1
+    hops: Hops = 1
     answer_only: bool = False
 
 

@@ -41,9 +41,9 @@ Metadata = Annotated[dict[str, Scalar], AfterValidator(named)]  # as it comes in
 
 
 class Body(BaseModel):
-    """Unknown fields are refused by name."""
+    """Unknown fields and wrong types are refused by name; a whole number may stand for any number."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class FactIn(Body):
@@ -176,6 +176,7 @@ class Question(BaseModel):
 
 ScopeThreshold = Annotated[float | None, Field(ge=-1.0, le=2.0, description="score a fact must reach, instead of the calibrated one")]
 ScopeStrict = Annotated[bool | None, Field(description="judge statements that share a fifth of a fact's frame; else the server's choice")]
+Hops = Annotated[int, Field(ge=1, le=2, description="2: a fact may also be asked for by what another fact answers")]
 Parts = Annotated[list[Question], Field(description="the prompt's questions that are in scope, in their order, at most three")]
 
 
@@ -186,7 +187,7 @@ class QueryIn(Body):
     include_only: list[FactId] | None = Field(None, max_length=256)
     scope_threshold: ScopeThreshold = None
     scope_strict: ScopeStrict = None
-    hops: Literal[1, 2] = Field(1, description="2: a fact may also be asked for by what another fact answers")
+    hops: Hops = 1
     timeout_s: float | None = Field(None, gt=0)
 
 
@@ -214,7 +215,7 @@ class GenerateIn(Body):
     include_only: list[FactId] | None = Field(None, max_length=256, description="answer as if there were only these facts")
     scope_threshold: ScopeThreshold = None
     scope_strict: ScopeStrict = None
-    hops: Literal[1, 2] = Field(1, description="2: a fact may also be asked for by what another fact answers")
+    hops: Hops = 1
     answer_only: bool = Field(False, description="end the text where a fact of the memory has been said")
     timeout_s: float | None = Field(None, gt=0, description="an earlier deadline than the server's: 504 when it passes")
     stream: bool = Field(False, description="answer with server-sent events: memory, token …, done")

@@ -55,6 +55,7 @@ def test_what_is_wrong_with_a_line_leaves_the_others(client: httpx.Client) -> No
         json.dumps(fact(2) | {"id": "a"}),
         json.dumps(fact(0)),
         '"\ud83d\ude80"',
+        json.dumps(fact(4) | {"ttl_s": "60"}),
     ]
     body = "\n".join(lines).encode("utf-8", "surrogatepass") + b"\n\xff\n" + json.dumps(fact(3)).encode()
     results = send(client, [body[at : at + 50_000] for at in range(0, len(body), 50_000)])
@@ -65,11 +66,12 @@ def test_what_is_wrong_with_a_line_leaves_the_others(client: httpx.Client) -> No
         6: "body_too_large",
         8: "duplicate_id",
         10: "malformed_json",
-        11: "malformed_json",
+        11: "invalid_request",
+        12: "malformed_json",
     }
     written = {result["line"]: result["id"] for result in results if "id" in result}
-    assert set(written) == {1, 7, 9, 12}
-    assert results[-4]["supersedes"] == [written[1]]
+    assert set(written) == {1, 7, 9, 13}
+    assert results[-5]["supersedes"] == [written[1]]
     assert len(client.get("/facts").json()["facts"]) == 3
 
 

@@ -216,6 +216,18 @@ def _empty(client: httpx.Client) -> None:
         ({"logprobs": 21}, 422, "logprobs"),
         ({"memory": "maybe"}, 422, "memory"),
         ({"timeout_s": 0}, 422, "timeout_s"),
+        ({"max_new_tokens": "3"}, 422, "max_new_tokens: Input should be a valid integer"),
+        ({"max_new_tokens": 3.5}, 422, "max_new_tokens: Input should be a valid integer"),
+        ({"max_new_tokens": True}, 422, "max_new_tokens: Input should be a valid integer"),
+        ({"temperature": "0"}, 422, "temperature: Input should be a valid number"),
+        ({"seed": "1"}, 422, "seed: Input should be a valid integer"),
+        ({"stop": "a"}, 422, "stop: Input should be a valid list"),
+        ({"exclude": {"a": 1}}, 422, "exclude: Input should be a valid list"),
+        ({"scope_strict": "yes"}, 422, "scope_strict: Input should be a valid boolean"),
+        ({"scope_threshold": "0.5"}, 422, "scope_threshold: Input should be a valid number"),
+        ({"answer_only": 1}, 422, "answer_only: Input should be a valid boolean"),
+        ({"hops": "2"}, 422, "hops"),
+        ({"hops": True}, 422, "hops"),
         ({"tempreature": 1}, 422, "tempreature"),
         ({"exclude": ["a b"]}, 422, "exclude.0"),
         ({"exclude": ["nobody"]}, 404, "nobody"),
@@ -227,6 +239,19 @@ def test_bad_requests_are_told_what_is_wrong(client: httpx.Client, body: dict[st
         assert answer.status_code == status, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
         assert says in answer.json()["detail"]
+
+
+def test_whole_numbers_are_numbers(client: httpx.Client) -> None:
+    assert generate(client, temperature=0, top_p=1, scope_threshold=1, timeout_s=20)["usage"]["completion_tokens"] == 12
+
+
+@pytest.mark.parametrize(
+    "body", [{"as_of": "1"}, {"exclude": "a"}, {"scope_strict": 0}, {"scope_threshold": "0.5"}, {"hops": "1"}, {"timeout_s": "5"}]
+)
+def test_a_query_takes_no_wrong_types_either(client: httpx.Client, body: dict[str, Any]) -> None:
+    answer = client.post("/query", json={"prompt": FACT["prompt"]} | body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), answer.text
+    assert [error["field"] for error in answer.json()["errors"]] == list(body)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +283,14 @@ def test_bad_bodies_never_fail_the_server(client: httpx.Client, path: str, conte
         (b'{"prompt": "x"}', "target: Field required"),
         (b'[{"prompt": "x"}]', "0.target: Field required"),
         (b'{"text": 3}', "text: Input should be a valid string"),
+        (b'{"prompt": 3, "target": "y"}', "prompt: Input should be a valid string"),
+        (b'{"prompt": "x", "target": true}', "target: Input should be a valid string"),
+        (b'{"prompt": "x", "target": "y", "id": 7}', "id: Input should be a valid string"),
+        (b'{"prompt": "x", "target": "y", "metadata": []}', "metadata: Input should be a valid dictionary"),
+        (b'{"prompt": "x", "target": "y", "ttl_s": "60"}', "ttl_s: Input should be a valid number"),
+        (b'{"prompt": "x", "target": "y", "ttl_s": true}', "ttl_s: Input should be a valid number"),
+        (b'{"text": "Zor is red.", "ttl_s": "60"}', "ttl_s: Input should be a valid number"),
+        (b'[{"prompt": "x", "target": "y", "ttl_s": "60"}]', "0.ttl_s: Input should be a valid number"),
         (b'{"prompt": "x"', "Expecting ',' delimiter: line 1, column 15"),
         (b'{"prompt": "x",\n "target": y}', "Expecting value: line 2, column 12"),
         (b"prompt", "Expecting value: line 1, column 1"),
