@@ -72,6 +72,15 @@ def _tenant_with(scope: Scope) -> Callable[[Request, ApiKey], Awaitable[str]]:
     return tenant
 
 
+async def known_parameters(request: Request, _: Annotated[ApiKey, Depends(key_of)]) -> None:
+    """Every query parameter is one that the route has itself. Raises RequestValidationError, which names those there are."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        message = f"there is no such parameter; this route takes {', '.join(known) or 'none'}"
+        raise RequestValidationError([{"type": "unknown_parameter", "loc": ("query", name[:40]), "msg": message} for name in unknown[:8]])
+
+
 async def within(settings: Settings, work: Awaitable[T], timeout_s: float | None = None) -> T:
     """Await under the server's deadline, or the request's own if that is shorter. Raises TimedOut."""
     limit_s = min(settings.request_timeout_s, timeout_s or settings.request_timeout_s)
@@ -102,6 +111,7 @@ async def _gone(request: Request) -> None:
 
 
 Configured = Annotated[Settings, Depends(settings_of)]
+Named = Depends(known_parameters)  # of a router whose routes take no other parameters than their own
 Guarding = Annotated[Access, Depends(access_of)]
 Serving = Annotated[Service, Depends(service_of)]
 Reader = Annotated[str, Depends(_tenant_with("read"))]  # the tenant of a key that may read
