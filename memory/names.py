@@ -49,21 +49,22 @@ def sequence(sentence: str) -> list[str]:
 
 def places(sentence: str) -> list[tuple[str, int, int]]:
     """The words of `sequence`, each with where in the sentence it begins and ends."""
-    found = []
-    for match in islice(_WORD.finditer(sentence), WORDS):
-        word = _POSSESSIVE.sub("", match.group()).replace("−", "-")
-        found.append((word.casefold(), match.start(), match.start() + len(word)))
-    return found
+    return [(word.casefold(), at, at + len(word)) for word, at in _found(sentence, WORDS)]
 
 
 def wording(sentence: str) -> list[str]:
     """All words, as in `sequence`: sentences with the same ones differ in punctuation alone. Without any the sentence as it is."""
-    return [word.casefold() for word in _words(sentence, None)] or [sentence]
+    return [word.casefold() for word, _ in _found(sentence, None)] or [sentence]
 
 
-def _words(sentence: str, most: int | None = WORDS) -> Iterator[str]:
+def _words(sentence: str) -> Iterator[str]:
+    return (word for word, _ in _found(sentence, WORDS))
+
+
+def _found(sentence: str, most: int | None) -> Iterator[tuple[str, int]]:
+    """The first words, each with where it begins."""
     for match in islice(_WORD.finditer(sentence), most):
-        yield _POSSESSIVE.sub("", match.group()).replace("−", "-")
+        yield _POSSESSIVE.sub("", match.group()).replace("−", "-"), match.start()
 
 
 def words(sentence: str) -> frozenset[str]:
