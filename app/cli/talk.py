@@ -151,10 +151,12 @@ def list_facts(
 @facts.command()
 def export(file: Annotated[Path | None, typer.Argument(help="standard output, when not given")] = None) -> None:
     """Write every fact as a JSON line that `larimar facts import` reads."""
+    from app.lines import line_of
+
     count = 0
-    with connected() as client, (file.open("w") if file else nullcontext(sys.stdout)) as lines:
+    with connected() as client, (file.open("w", encoding="utf-8") if file else nullcontext(sys.stdout)) as lines:
         for fact in client.facts():
-            lines.write(fact.model_dump_json(exclude_none=True) + "\n")
+            lines.write(line_of(fact) + "\n")
             count += 1
     told.print(f"{count} facts exported")
 
