@@ -111,7 +111,6 @@ async def _gone(request: Request) -> None:
 
 
 Configured = Annotated[Settings, Depends(settings_of)]
-Named = Depends(known_parameters)  # of a router whose routes take no other parameters than their own
 Guarding = Annotated[Access, Depends(access_of)]
 Serving = Annotated[Service, Depends(service_of)]
 Reader = Annotated[str, Depends(_tenant_with("read"))]  # the tenant of a key that may read

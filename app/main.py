@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__, background, errors
 from app.access import open_access
+from app.deps import known_parameters
 from app.expiry import Expiry
 from app.gauges import Gauges
 from app.loading import model_of
@@ -140,8 +141,8 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
     Gauges(lambda: app.state.service, metrics)
     errors.install(app)
     routes = (facts, bulk, probe, tenants, generation, openai, health, admin)
-    for routed in routes:
-        app.include_router(routed.router)
+    for routed in routes:  # OpenAI's clients send parameters of others, and probes of health what they like
+        app.include_router(routed.router, dependencies=[] if routed in (openai, health) else [Depends(known_parameters)])
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s, streamed=(bulk.PATH,))
     if origins := [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], max_age=600)

@@ -9,13 +9,13 @@ import limits
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
-from app.deps import Admin, Guarding, Named
+from app.deps import Admin, Guarding
 from app.exchange import Action
 from app.keys import ApiKey, Scope
 from app.routes.facts import REFUSED
 from app.schemas import Body, Problem
 
-router = APIRouter(prefix="/admin", tags=["admin"], responses=REFUSED, dependencies=[Named])
+router = APIRouter(prefix="/admin", tags=["admin"], responses=REFUSED)
 GONE: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
 
 

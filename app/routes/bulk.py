@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from app.deps import Configured, Guarding, Named, Serving, Writer
+from app.deps import Configured, Guarding, Serving, Writer
 from app.errors import BodyTooLarge, QueueFull, describe, invalid
 from app.lines import line_of
 from app.schemas import BulkLine, FactIn, LineError
 from app.service import Service
 
-router = APIRouter(tags=["facts"], dependencies=[Named])
+router = APIRouter(tags=["facts"])
 PATH = "/facts:bulk"
 TOGETHER = 32  # facts encoded and committed as one
 PAUSE_S = 0.05  # before a busy server is asked again

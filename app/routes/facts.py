@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Discriminator, Field, Tag, ValidationError
 
-from app.deps import VERSION, Configured, Named, Reader, Serving, Writer, within
+from app.deps import VERSION, Configured, Reader, Serving, Writer, within
 from app.exchange import note
 from app.fact_schemas import FactPatch
 from app.idempotency import Idempotency, written_as
@@ -24,7 +24,7 @@ from memory.errors import AnswerExists, FactNotFound
 from memory.fact import Fact, is_current, was_there
 from models.errors import EmptyText
 
-router = APIRouter(tags=["facts"], dependencies=[Named])
+router = APIRouter(tags=["facts"])
 AT_ONCE = 1000  # facts that one request forgets
 FILTER = "name=value: only facts with this metadata; all must hold"
 REFUSED: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (400, 401, 403, 408, 413, 415, 422, 429, 503, 504)}

@@ -14,7 +14,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app import schemas
 from app.completions import CompletionBase
-from app.deps import VERSION, Configured, Named, Reader, Serving, attended, within
+from app.deps import VERSION, Configured, Reader, Serving, attended, within
 from app.errors import TimedOut, describe
 from app.lines import line_of
 from app.routes.facts import REFUSED
@@ -38,7 +38,7 @@ from memory.query import Reading
 from memory.scope import ScopeChoice
 from models.sampling import Generation, Sampling, TokenLogProb
 
-router = APIRouter(tags=["generation"], dependencies=[Named])
+router = APIRouter(tags=["generation"])
 EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "events: memory, token, done, error"}}}
 
 

@@ -8,7 +8,7 @@ import unicodedata
 from fastapi import APIRouter, Response
 from fastapi.exceptions import RequestValidationError
 
-from app.deps import VERSION, Configured, Named, Reader, Serving, within
+from app.deps import VERSION, Configured, Reader, Serving, within
 from app.exchange import note
 from app.fact_schemas import Probed, ProbeIn, ProbeOut
 from app.routes.facts import REFUSED
@@ -16,7 +16,7 @@ from app.service import Request, Service, Use
 from memory.errors import FactNotFound
 from models.sampling import Sampling
 
-router = APIRouter(tags=["facts"], dependencies=[Named])
+router = APIRouter(tags=["facts"])
 
 
 @router.post("/facts/{fact_id}/probe", responses=REFUSED)

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 
-from app.deps import VERSION, Configured, Named, Reader, Serving, Writer, within
+from app.deps import VERSION, Configured, Reader, Serving, Writer, within
 from app.errors import TenantNotFound
 from app.exchange import ALL, note
 from app.fact_schemas import ImportIn, ImportOut, TenantErased, TenantStats
@@ -18,7 +18,7 @@ from app.schemas import Problem
 from app.transfer import exported, imported
 from memory.errors import StoreUnavailable
 
-router = APIRouter(tags=["tenants"], dependencies=[Named])
+router = APIRouter(tags=["tenants"])
 
 
 def _own(tenant_id: str, tenant: str) -> str:
