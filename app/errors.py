@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -149,6 +150,8 @@ OPENAI = "/v1/"  # the paths of OpenAI's interface
 _OPENAI_STATUS = {422: 400}  # which knows no 422
 _FORMS = {"/facts": [("body", form) for form in ("fact", "text", "list")]}  # pydantic puts a body's form before the field
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
+INTERNAL = Problem(500, "internal", "Internal error", "the server failed; its log has the request id")
+log = structlog.get_logger()
 
 
 def describe(error: BaseException) -> Problem:
@@ -156,7 +159,13 @@ def describe(error: BaseException) -> Problem:
     for kind in type(error).__mro__:
         if kind in TABLE:
             return TABLE[kind]
-    return Problem(500, "internal", "Internal error", "the server failed; its log has the request id")
+    return INTERNAL
+
+
+def failed(error: BaseException) -> None:
+    """Log a defect with its traceback; an exception that the table knows is none."""
+    if describe(error) is INTERNAL:
+        log.error("failed", exc_info=error)
 
 
 def document(problem: Problem, detail: str, scope: Scope, **extra: Any) -> JSONResponse:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
 
 FactId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
@@ -15,13 +16,40 @@ Scalar = str | int | float | bool | None
 TTL = Annotated[float, Field(gt=0, le=3_155_760_000)]  # seconds; 100 years
 GROUP = "text"  # the metadata that tells which text a fact is of
 OnConflict = Literal["supersede", "error", "version"]
+NAME_CHARS = 100  # of metadata
+VALUE_CHARS = 4000  # 32 such values, escaped as JSON, leave a fact below the 1 MiB of one command to the store
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def encodable(value: Any) -> Any:
+    """A field's text, or the texts of its list or mapping, as UTF-8 can hold them. JSON can escape one half of a surrogate pair
+    (`"\\ud800"`), which is no character. Raises PydanticCustomError."""
+    if isinstance(value, dict):
+        texts = [(f"the name {name!r}", name) for name in value] + [(f"the value of {name!r}", text) for name, text in value.items()]
+    else:
+        texts = [("the text", text) for text in (value if isinstance(value, list) else [value])]
+    for place, text in texts:
+        if isinstance(text, str) and not text.isascii() and (half := _HALF.search(text)):
+            message = "{place} holds {half}: U+{code} is half of a surrogate pair and no character"
+            about = {"place": place[:60], "half": ascii(half[0]), "code": f"{ord(half[0]):04X}"}
+            raise PydanticCustomError("half_of_a_pair", message, about)
+    return value
 
 
 def named(metadata: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
-    """Metadata that a filter can name. Raises PydanticCustomError, which is a ValueError."""
-    if bad := [name[:40] for name in metadata if "=" in name]:
-        message = "the name {name} holds '=', which in a filter (name=value) ends the name: take another character"
-        raise PydanticCustomError("metadata_name", message, {"name": repr(bad[0])})
+    """Metadata within its bounds, and that a filter can name. Raises PydanticCustomError, which is a ValueError."""
+    for name, value in metadata.items():
+        about = {"name": repr(name[:40]), "got": len(name), "limit": NAME_CHARS}
+        if not name:
+            raise PydanticCustomError("metadata_name", "a name is empty: a filter (name=value) could not say it")
+        if "=" in name:
+            message = "the name {name} holds '=', which in a filter (name=value) ends the name: take another character"
+            raise PydanticCustomError("metadata_name", message, about)
+        if len(name) > NAME_CHARS:
+            raise PydanticCustomError("metadata_name", "the name {name} has {got} characters, the limit is {limit}", about)
+        if isinstance(value, str) and len(value) > VALUE_CHARS:
+            message = "the value of {name} has {got} characters, the limit is {limit}"
+            raise PydanticCustomError("metadata_value", message, about | {"got": len(value), "limit": VALUE_CHARS})
     return metadata
 
 
@@ -41,9 +69,10 @@ Metadata = Annotated[dict[str, Scalar], AfterValidator(named)]  # as it comes in
 
 
 class Body(BaseModel):
-    """Unknown fields and wrong types are refused by name; a whole number may stand for any number."""
+    """Unknown fields, wrong types and text that is none are refused by name; a whole number may stand for any number."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+    _encodable = field_validator("*", mode="before")(encodable)
 
 
 class FactIn(Body):

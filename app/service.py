@@ -15,13 +15,13 @@ from torch import Tensor
 from ulid import ULID
 
 from app import tracing
-from app.errors import NotReady, QueueFull
+from app.errors import NotReady
 from app.exchange import note, spend
 from app.metrics import Metrics
 from app.schemas import FactIn, OnConflict
 from app.tenant import Committed
 from app.tenants import Answer, Tenants
-from app.worker import InferenceWorker, Spoken
+from app.worker import InferenceWorker, Spoken, each
 from app.writes import Writes
 from memory.bridge import best
 from memory.episodic import EpisodicMemory
@@ -44,6 +44,19 @@ class Taught:
     committed: Committed
     encode_s: float
     total_s: float
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Facts that are ready to be written.
+
+    Attributes:
+        rows: for each, in order, what becomes of the fact with the same prompt, and the fact, or why it could not be encoded.
+        seconds: that encoding all of them took.
+    """
+
+    rows: Sequence[tuple[OnConflict, Fact | Exception]]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -186,37 +199,48 @@ class Service:
         self._observe("write", encode_s, committed, total_s)
         return Taught(committed.change.fact, committed, encode_s, total_s)
 
-    async def teach_many(self, tenant: str, facts: Sequence[FactIn]) -> list[Taught | Exception]:
-        """Write facts with few forward passes and as few commits as their bytes allow; for each, in order, what became of it."""
+    async def encode_many(self, texts: Sequence[tuple[str, str]]) -> list[tuple[Tensor, Tensor] | Exception]:
+        """Address key and value code of each (prompt, target) with few forward passes, or why it has none. Raises QueueFull, NotReady."""
+        with tracing.span("encode", facts=len(texts)):
+            return await self._encoded(partial(each, self.model.encode_facts), texts)
+
+    async def prepare(self, facts: Sequence[FactIn]) -> Encoded:
+        """Facts with their keys and codes, to be written by `write_many`. Raises QueueFull."""
         started = time.perf_counter()
+        encoded: Sequence[tuple[Tensor, Tensor] | Exception]
         try:
-            with tracing.span("encode", facts=len(facts)):
-                texts = [(fact.prompt, fact.target) for fact in facts]
-                encoded = await self._encoded(self.model.encode_facts, texts)
-        except (QueueFull, NotReady) as error:
-            return [error] * len(facts)
-        encode_s = time.perf_counter() - started
-        outcomes: list[Taught | Exception | None] = [code if isinstance(code, Exception) else None for code in encoded]
-        good = [row for row, outcome in enumerate(outcomes) if outcome is None]
+            encoded = await self.encode_many([(fact.prompt, fact.target) for fact in facts])
+        except NotReady as error:
+            encoded = [error] * len(facts)
         now = time.time()
-        block = []
+        rows: list[tuple[OnConflict, Fact | Exception]] = []
         for f, code in zip(facts, encoded, strict=True):
-            if not isinstance(code, Exception):
-                expires_at = None if f.ttl_s is None else now + f.ttl_s
-                fact = Fact(f.id or str(ULID()), f.prompt, f.target, *code, now, dict(f.metadata), expires_at=expires_at)
-                block.append((f.on_conflict, fact))
-        written: list[Committed | Exception] = []
-        for on_conflict, run in groupby(block, lambda pair: pair[0]):
-            written += await self.tenants.write_many(tenant, [fact for _, fact in run], on_conflict=on_conflict)
-        for row, committed in zip(good, written, strict=True):
-            if isinstance(committed, Exception):
-                outcomes[row] = committed
+            if isinstance(code, Exception):
+                rows.append((f.on_conflict, code))
                 continue
-            total_s = time.perf_counter() - started
+            expires_at = None if f.ttl_s is None else now + f.ttl_s
+            fact = Fact(f.id or str(ULID()), f.prompt, f.target, *code, now, dict(f.metadata), expires_at=expires_at)
+            rows.append((f.on_conflict, fact))
+        return Encoded(rows, time.perf_counter() - started)
+
+    async def write_many(self, tenant: str, encoded: Encoded) -> list[Taught | Exception]:
+        """Write facts in as few commits as their bytes allow; for each, in order, what became of it."""
+        started = time.perf_counter()
+        good = [(on_conflict, fact) for on_conflict, fact in encoded.rows if isinstance(fact, Fact)]
+        written: list[Committed | Exception] = []
+        for on_conflict, run in groupby(good, lambda row: row[0]):
+            written += await self.tenants.write_many(tenant, [fact for _, fact in run], on_conflict=on_conflict)
+        results, outcomes = iter(written), list[Taught | Exception]()
+        for _, row in encoded.rows:
+            committed = next(results) if isinstance(row, Fact) else row
+            if isinstance(committed, Exception):
+                outcomes.append(committed)
+                continue
+            total_s = encoded.seconds + time.perf_counter() - started
             assert committed.change.fact is not None
-            self._observe("write", encode_s, committed, total_s)
-            outcomes[row] = Taught(committed.change.fact, committed, encode_s, total_s)
-        return [outcome for outcome in outcomes if outcome is not None]
+            self._observe("write", encoded.seconds, committed, total_s)
+            outcomes.append(Taught(committed.change.fact, committed, encoded.seconds, total_s))
+        return outcomes
 
     async def forget(self, tenant: str, fact_id: str, version: int | None = None) -> Forgotten:
         """Forget one fact for good, as `Tenants.forget`. Raises FactNotFound, StoreUnavailable, VersionConflict, QueueFull."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import structlog
 
-from app.errors import NotReady, PromptTaken, QueueFull, TenantFull
+from app.errors import PromptTaken, TenantFull
 from app.memories import Memories
 from app.schemas import OnConflict
 from app.shelter import to_its_end
@@ -20,7 +20,7 @@ from app.tenant import Committed, Tenant
 from memory.bridge import bridges
 from memory.change import Change
 from memory.episodic import EpisodicMemory
-from memory.errors import AnswerExists, FactNotFound, MemoryError_, StoreUnavailable, VersionConflict
+from memory.errors import AnswerExists, FactNotFound, StoreUnavailable, VersionConflict
 from memory.fact import Fact, held_bytes
 from memory.query import Query, Reading
 from memory.scope import AS_IT_IS, ScopeChoice
@@ -61,9 +61,10 @@ class Tenants(Memories):
                 as history.
 
         Returns:
-            For each fact, in order, what was committed or why it was not: DuplicateId, BadKey, PromptTaken and TenantFull
-            refuse one fact and leave the others; StoreUnavailable, VersionConflict and QueueFull refuse a whole
-            commit and all that come after.
+            For each fact, in order, what was committed or why it was not. DuplicateId, BadKey, PromptTaken, TenantFull and
+            what packing it raises refuse one fact and leave the others; what stops a commit (StoreUnavailable,
+            VersionConflict, QueueFull, a defect) is the outcome of its facts and all that come after, and of none
+            that were committed before.
         """
         outcomes: list[Committed | Exception] = []
         while len(outcomes) < len(facts):
@@ -83,7 +84,7 @@ class Tenants(Memories):
 
             try:
                 outcomes += await self._change(name, plan, answer)
-            except (MemoryError_, QueueFull, NotReady) as error:
+            except Exception as error:
                 outcomes += [error] * len(left)
         return outcomes
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from app.errors import describe
+from app.errors import describe, failed
 from app.exchange import note
 from app.fact_schemas import Exported, ExportHead, FactImport, ImportIn, ImportOutcome
 from app.lines import line_of
 from app.service import Service
+from app.tenant import Committed
 from memory.episodic import EpisodicMemory
 from memory.errors import BadKey
 from memory.fact import Fact
@@ -56,49 +57,48 @@ def _line(fact: Fact, codes: bool) -> Exported:
 async def imported(service: Service, tenant: str, body: ImportIn) -> list[ImportOutcome]:
     """Write the facts of an export; those without codes of this model are encoded first. Raises QueueFull, StoreUnavailable."""
     takes_codes = body.fingerprint == service.model.fingerprint
-    facts: list[Fact] = []
-    outcomes: dict[int, ImportOutcome] = {}
-    places: list[int] = []
-    for place, line in enumerate(body.facts):
-        try:
-            facts.append(await _fact(service, line, takes_codes))
-            places.append(place)
-        except Exception as error:
-            outcomes[place] = _refused(line.id, error)
-    committed = await service.tenants.write_many(tenant, facts)
-    for place, fact, outcome in zip(places, facts, committed, strict=True):
-        if isinstance(outcome, Exception):
-            outcomes[place] = _refused(fact.id, outcome)
-        else:
-            note("wrote", [fact.id])
+    coded: list[tuple[Tensor, Tensor] | Exception | None] = [
+        _decoded(line.key, line.code) if takes_codes and line.key is not None and line.code is not None else None for line in body.facts
+    ]
+    bare = [place for place, code in enumerate(coded) if code is None]
+    encoded = await service.encode_many([(body.facts[place].prompt, body.facts[place].target) for place in bare])
+    for place, code in zip(bare, encoded, strict=True):
+        coded[place] = code
+    rows = [_fact(line, code) for line, code in zip(body.facts, coded, strict=True)]
+    results = iter(await service.tenants.write_many(tenant, [row for row in rows if isinstance(row, Fact)]))
+    outcomes = [next(results) if isinstance(row, Fact) else row for row in rows]
+    for outcome in outcomes:
+        if isinstance(outcome, Committed) and outcome.change.fact is not None:
+            note("wrote", [outcome.change.fact.id])
             note("superseded", outcome.change.replaced)
-            outcomes[place] = ImportOutcome(id=fact.id, version=outcome.change.version)
-    return [outcomes[place] for place in sorted(outcomes)]
+    return [_outcome(line.id, outcome) for line, outcome in zip(body.facts, outcomes, strict=True)]
 
 
-async def _fact(service: Service, line: FactImport, takes_codes: bool) -> Fact:
-    if takes_codes and line.key is not None and line.code is not None:
-        key, code = _decoded(line.key), _decoded(line.code)
-    else:
-        key, code = await service.encode(line.prompt, line.target)
+def _fact(line: FactImport, code: tuple[Tensor, Tensor] | Exception | None) -> Fact | Exception:
+    if not isinstance(code, tuple):
+        assert code is not None
+        return code
     created_at = time.time() if line.created_at is None else line.created_at
-    return Fact(line.id, line.prompt, line.target, key, code, created_at, dict(line.metadata), expires_at=line.expires_at)
+    return Fact(line.id, line.prompt, line.target, *code, created_at, dict(line.metadata), expires_at=line.expires_at)
 
 
-def _refused(fact_id: str, error: Exception) -> ImportOutcome:
+def _outcome(fact_id: str, outcome: Committed | Exception) -> ImportOutcome:
     """Raises what is not the fact's own fault."""
-    problem = describe(error)
-    if (problem.status >= 500 and problem.status != 507) or problem.status == 429:
-        raise error
-    return ImportOutcome(id=fact_id, error=f"{problem.code}: {problem.detail or error}")
+    if isinstance(outcome, Committed):
+        return ImportOutcome(id=fact_id, version=outcome.change.version)
+    problem = describe(outcome)
+    if problem.status in (429, 503):
+        raise outcome
+    failed(outcome)
+    return ImportOutcome(id=fact_id, error=f"{problem.code}: {problem.detail or outcome}")
 
 
 def _encoded(values: Tensor) -> str:
     return base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()
 
 
-def _decoded(text: str) -> Tensor:
+def _decoded(key: str, code: str) -> tuple[Tensor, Tensor] | BadKey:
     try:
-        return tensor(base64.b64decode(text, validate=True))
-    except (binascii.Error, ValueError) as error:
-        raise BadKey("a key or code is no base64 of float32 values") from error
+        return tensor(base64.b64decode(key, validate=True)), tensor(base64.b64decode(code, validate=True))
+    except (binascii.Error, ValueError):
+        return BadKey("a key or code is no base64 of float32 values")

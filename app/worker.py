@@ -220,7 +220,7 @@ class InferenceWorker:
             self._observe_wait(time.perf_counter() - job.queued_at)
             tracing.waited(job.queued_at, job.trace)
         self._observe_batch("job", len(jobs))
-        outcomes = _outcomes(jobs[0].work, [job.item for job in jobs])
+        outcomes = each(jobs[0].work, [job.item for job in jobs])
         for job, outcome in zip(jobs, outcomes, strict=True):
             job.settle(outcome)
 
@@ -277,12 +277,12 @@ class InferenceWorker:
             await asyncio.to_thread(self._thread.join)
 
 
-def _outcomes(work: Callable[[list[Any]], Sequence[Any]], items: list[Any]) -> Sequence[Any]:
+def each(work: Callable[[list[Item]], Sequence[T | Exception]], items: list[Item]) -> Sequence[T | Exception]:
     """A result or an error for each item; where the work fails as a whole, each item is tried alone."""
     try:
         return work(items)
     except Exception as error:
-        return [error] if len(items) == 1 else [outcome for item in items for outcome in _outcomes(work, [item])]
+        return [error] if len(items) == 1 else [outcome for item in items for outcome in each(work, [item])]
 
 
 def _settle(future: asyncio.Future[Any], outcome: Any) -> None:

@@ -20,7 +20,7 @@ class Writes:
         self._writing: dict[str, asyncio.Task[None]] = {}
 
     async def write(self, tenant: str, fact: Fact) -> Committed:
-        """Write one fact; it is durable when this returns. Raises what `Tenants.write` raises.
+        """Write one fact; it is durable when this returns. Raises what `Tenants.write_many` returns for it.
 
         A caller that goes away while its fact waits takes it along; once its block is being written it will be.
         """

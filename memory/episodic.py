@@ -164,22 +164,22 @@ class EpisodicMemory:
         return past
 
     def plan_write(self, fact: Fact) -> Change:
-        """The change that writes one fact, as `plan_block`. Raises DuplicateId, BadKey."""
+        """The change that writes one fact. Raises what `plan_block` refuses it with."""
         (planned,) = self.plan_block([fact])
-        if isinstance(planned, MemoryError_):
+        if isinstance(planned, Exception):
             raise planned
         return planned
 
-    def plan_block(self, facts: Sequence[Fact], *, keep: bool = False) -> list[Change | MemoryError_]:
+    def plan_block(self, facts: Sequence[Fact], *, keep: bool = False) -> list[Change | Exception]:
         """The changes that write the first of `facts` in one commit. Each supersedes the fact with the same prompt (of an
         earlier version's several, those on the newest one's page): that is forgotten or, with `keep`, made history.
 
         Returns:
             An outcome for each fact that the block takes, at least one: its change, or why it is refused (DuplicateId,
-            BadKey). The block ends before a fact that would supersede one of its own or take an id that it frees, and at
-            BLOCK_BYTES.
+            BadKey, or what packing it raises: its own, since others' facts are in the block). The block ends before a
+            fact that would supersede one of its own or take an id that it frees, and at BLOCK_BYTES.
         """
-        refusals: list[MemoryError_ | None] = []
+        refusals: list[Exception | None] = []
         taken: dict[str, Fact] = {}  # by prompt
         freed: set[str] = set()
         size = 0
@@ -188,7 +188,11 @@ class EpisodicMemory:
                 break
             refusal = self._refusal(fact, taken)
             if refusal is None:
-                prompt, size = self._register.identity(fact.prompt), size + size_bytes(fact)
+                try:
+                    prompt, size = self._register.identity(fact.prompt), size + size_bytes(fact)
+                except Exception as error:
+                    refusals.append(error)
+                    continue
                 if taken and (prompt in taken or size > BLOCK_BYTES):
                     break
                 taken[prompt] = fact

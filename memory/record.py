@@ -121,7 +121,7 @@ def recall(described: Mapping[str, object], key: torch.Tensor, code: torch.Tenso
 
 
 def size_bytes(fact: Fact) -> int:
-    """About how many bytes the fact has in a log entry, never fewer."""
+    """About how many bytes the fact has in a log entry, never fewer. Raises what `pack` would."""
     text = json.dumps(describe(fact), ensure_ascii=False).encode()
     return len(text) + 4 * (len(fact.key) + len(fact.code)) + 512
 

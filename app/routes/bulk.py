@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
@@ -13,24 +13,24 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.deps import Configured, Guarding, Serving, Writer
-from app.errors import BodyTooLarge, QueueFull, describe, invalid
+from app.errors import BodyTooLarge, QueueFull, describe, failed, invalid
 from app.lines import line_of
 from app.schemas import BulkLine, FactIn, LineError
-from app.service import Service
+from app.service import Encoded, Service
 
 router = APIRouter(tags=["facts"])
 PATH = "/facts:bulk"
 TOGETHER = 32  # facts encoded and committed as one
 PAUSE_S = 0.05  # before a busy server is asked again
-
-
 Read = tuple[int, FactIn | Exception]
+Tell = Callable[[Sequence[BulkLine]], Awaitable[None]]
 
 
 def refused(number: int, error: Exception) -> BulkLine:
     if isinstance(error, ValidationError):
         problem, detail = invalid(error.errors())
     else:
+        failed(error)
         problem = describe(error)
         detail = problem.detail or str(error)
     return BulkLine(line=number, error=LineError(status=problem.status, code=problem.code, title=problem.title, detail=detail))
@@ -38,12 +38,24 @@ def refused(number: int, error: Exception) -> BulkLine:
 
 async def teach_lines(service: Service, tenant: str, lines: Sequence[Read]) -> list[BulkLine]:
     """Write what could be read of some lines, in their order; one result for each."""
+    return await _write(service, tenant, lines, await _prepare(service, lines))
+
+
+async def _prepare(service: Service, lines: Sequence[Read]) -> Encoded:
     facts = [fact for _, fact in lines if isinstance(fact, FactIn)]
     while True:
-        outcomes = await service.teach_many(tenant, facts)
+        try:
+            return await service.prepare(facts)
+        except QueueFull:
+            await asyncio.sleep(PAUSE_S)  # a stream waits: its sender is held back by its own connection
+
+
+async def _write(service: Service, tenant: str, lines: Sequence[Read], encoded: Encoded) -> list[BulkLine]:
+    while True:
+        outcomes = await service.write_many(tenant, encoded)
         if not outcomes or not all(isinstance(outcome, QueueFull) for outcome in outcomes):
             break
-        await asyncio.sleep(PAUSE_S)  # a stream waits: its sender is held back by its own connection
+        await asyncio.sleep(PAUSE_S)
     results = iter(outcomes)
     told = []
     for number, fact in lines:
@@ -57,13 +69,27 @@ async def teach_lines(service: Service, tenant: str, lines: Sequence[Read]) -> l
 
 
 class Results(StreamingResponse):
-    """Goes on while the request is being read; starlette's own would read the request's lines to see whether the client is there."""
+    """Goes on while the request is being read; starlette's own would read the request's lines to see whether the client is there.
+
+    Args:
+        write: writes the facts, and hands over the results of each group to be told. Nothing of it goes on after the answer.
+    """
 
     media_type = "application/x-ndjson"
 
+    def __init__(self, write: Callable[[Tell], Awaitable[None]]) -> None:
+        super().__init__(iter(()))
+        self._write = write
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  (the lines are received elsewhere)
+        async def tell(results: Sequence[BulkLine]) -> None:
+            lines = "".join(line_of(result) + "\n" for result in results)
+            await send({"type": "http.response.body", "body": lines.encode(), "more_body": True})
+
         with suppress(ClientDisconnect):
-            await self.stream_response(send)
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._write(tell)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @router.post(PATH, openapi_extra={"requestBody": {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}})
@@ -73,29 +99,25 @@ async def bulk(request: Request, service: Serving, settings: Configured, tenant:
     Read the results while you send: a client that does not is held back once the connection's buffers are full.
     """
 
-    writing: asyncio.Queue[asyncio.Task[list[BulkLine]] | None] = asyncio.Queue(1)
+    async def groups() -> AsyncGenerator[tuple[Sequence[Read], Encoded]]:
+        async for lines in _groups(request, settings.max_body_bytes):
+            yield lines, await _prepare(service, lines)
 
-    async def read() -> None:
-        """While one group is committed the next is encoded; a tenant's writes keep their order."""
-        try:
-            async for lines in _groups(request, settings.max_body_bytes):
-                await writing.put(asyncio.create_task(teach_lines(service, tenant, lines)))
-        finally:
-            await writing.put(None)
+    async def write(tell: Tell) -> None:
+        """While one group is written the next is read and encoded, and no more: what is begun is told before another fails."""
+        async with aclosing(groups()) as prepared:
+            coming = asyncio.ensure_future(anext(prepared, None))
+            try:
+                while (group := await coming) is not None:
+                    coming = asyncio.ensure_future(anext(prepared, None))
+                    results = await _write(service, tenant, *group)
+                    await access.audit.record(request.scope["exchange"])
+                    await tell(results)
+            finally:
+                coming.cancel()
+                await asyncio.wait([coming])
 
-    async def told() -> AsyncIterator[bytes]:
-        reading = asyncio.create_task(read())
-        try:
-            while (group := await writing.get()) is not None:
-                results = await group
-                await access.audit.record(request.scope["exchange"])
-                for result in results:
-                    yield line_of(result).encode() + b"\n"
-            await reading
-        finally:
-            reading.cancel()
-
-    return Results(told())
+    return Results(write)
 
 
 async def _groups(request: Request, limit: int) -> AsyncIterator[list[Read]]:

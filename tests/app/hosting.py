@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.types import Scope
 
 from app.main import LoadModel, create_app
 from app.settings import Settings
@@ -20,3 +22,29 @@ def hosted(folder: Path, load: LoadModel = lambda _: toys.model(), **settings: A
     app = create_app(Settings(data_dir=folder, **settings), load=load)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
+
+
+@asynccontextmanager
+async def opened(folder: Path, load: LoadModel = lambda _: toys.model(), **settings: Any) -> AsyncIterator[FastAPI]:
+    """The app, started in this loop: to be called as a server calls it, or by its state."""
+    app = create_app(Settings(data_dir=folder, **settings), load=load)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+def scope_of(method: str, path: str, content_type: str = "application/json") -> Scope:
+    """What a server tells an app of a request."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"127.0.0.1"), (b"content-type", content_type.encode()), (b"transfer-encoding", b"chunked")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Message
 
+from tests.app.hosting import opened, scope_of
 from tests.app.serving import serving
 
 pytestmark = pytest.mark.service
@@ -24,6 +29,11 @@ def client() -> Iterator[httpx.Client]:
 
 def fact(number: int) -> dict[str, Any]:
     return {"prompt": f"the capital of zor number {number} is", "target": f"Kal {number}"}
+
+
+def running() -> set[asyncio.Task[Any]]:
+    """The tasks there are, without the wait that the snapshots begin again and again."""
+    return {task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", "") != "Event.wait"}
 
 
 def send(client: httpx.Client, chunks: Iterable[bytes]) -> list[dict[str, Any]]:
@@ -119,3 +129,54 @@ def test_only_lines_are_taken(client: httpx.Client) -> None:
     assert answer.status_code == 415 and "application/x-ndjson" in answer.json()["detail"]
     assert client.post("/facts", content=b"{}", headers=LINES).status_code == 415
     assert send(client, [b"\n \n"]) == []
+
+
+@pytest.mark.anyio
+async def test_nothing_of_a_stream_that_fails_goes_on_after_its_answer(tmp_path: Path) -> None:
+    async with opened(tmp_path) as app:
+        before = running()
+        groups = iter(range(100))
+
+        async def receive() -> Message:
+            if (group := next(groups, None)) is None:
+                await asyncio.Event().wait()
+            lines = [json.dumps(fact(32 * group + number)) for number in range(32)]  # type: ignore[operator]
+            return {"type": "http.request", "body": "\n".join(lines).encode() + b"\n", "more_body": True}
+
+        told: list[bytes] = []
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                if len(told) == 2:
+                    raise OSError("the connection broke")
+                told.append(message["body"])
+
+        with suppress(OSError):
+            await app(scope_of("POST", "/facts:bulk", "application/x-ndjson"), receive, send)
+        written = (await app.state.service.tenants.newest("default")).version
+        assert running() <= before
+        assert written == 96, "the third group was written when its results could not be told"
+        await asyncio.sleep(0.3)
+        assert (await app.state.service.tenants.newest("default")).version == written
+
+
+@pytest.mark.anyio
+async def test_what_is_being_written_is_told_before_the_stream_fails(tmp_path: Path) -> None:
+    """The client is gone while the first group is written; the second is not written after the answer has ended."""
+    async with opened(tmp_path) as app:
+        sent = iter([json.dumps(fact(number)).encode() + b"\n" for number in range(2)])
+
+        async def receive() -> Message:
+            body = next(sent, None)
+            return {"type": "http.disconnect"} if body is None else {"type": "http.request", "body": body, "more_body": True}
+
+        told: list[Message] = []
+
+        async def send(message: Message) -> None:
+            told.append(message)
+
+        before = running()
+        await app(scope_of("POST", "/facts:bulk", "application/x-ndjson"), receive, send)
+        assert running() <= before
+        lines = [json.loads(message["body"])["version"] for message in told if message.get("body")]
+        assert lines == list(range(1, (await app.state.service.tenants.newest("default")).version + 1))
