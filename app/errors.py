@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from app.keys import KeyNotFound
 from app.limits import RateLimited
+from app.logs import traceback_of
 from memory import errors as memory
 from memory.commit import CommitUnknown
 from models import errors as models
@@ -111,6 +112,7 @@ TABLE: dict[type[BaseException], Problem] = {
     models.EmptyText: Problem(422, "empty_text", "A text is empty"),
     models.PromptTooLong: Problem(422, "prompt_too_long", "The prompt is too long"),
     models.TargetTooLong: Problem(422, "target_too_long", "The target is too long"),
+    models.ChatRefused: Problem(400, "chat_refused", "The decoder's chat template refuses the messages"),
     memory.FactNotFound: Problem(404, "fact_not_found", "There is no such fact"),
     memory.DuplicateId: Problem(409, "duplicate_id", "The id is taken"),
     memory.VersionConflict: Problem(503, "version_conflict", "Too many writers at once", retry_after_s=1),
@@ -165,7 +167,7 @@ def describe(error: BaseException) -> Problem:
 def failed(error: BaseException) -> None:
     """Log a defect with its traceback; an exception that the table knows is none."""
     if describe(error) is INTERNAL:
-        log.error("failed", exc_info=error)
+        log.error("failed", error=type(error).__name__, traceback=traceback_of(error))
 
 
 def document(problem: Problem, detail: str, scope: Scope, **extra: Any) -> JSONResponse:
@@ -195,6 +197,13 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
     request.scope["error_code"] = problem.code
     wait_s = getattr(error, "retry_after_s", problem.retry_after_s)
     return document(replace(problem, retry_after_s=wait_s), problem.detail or str(error), request.scope)
+
+
+def unexpected(scope: Scope, error: Exception) -> JSONResponse:
+    """The answer to a request that met a defect, which is logged."""
+    failed(error)
+    scope["error_code"] = INTERNAL.code
+    return document(INTERNAL, INTERNAL.detail, scope)
 
 
 def invalid(errors: Sequence[Any]) -> tuple[Problem, str]:
@@ -238,7 +247,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 def install(app: FastAPI) -> None:
     """Make the app answer every error with a problem document."""
-    for kind in (*TABLE, Exception):
+    for kind in TABLE:  # what is no row there goes up to middleware.RequestLog
         app.add_exception_handler(kind, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 
 import structlog
+
+
+def traceback_of(error: BaseException) -> str:
+    """Frames and kinds of an exception, of those in its group and of its cause; not their messages, which may quote a text."""
+    about = "".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__
+    members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    about += "".join(f"\nin it:\n{traceback_of(member)}" for member in members)
+    return about if cause is None else f"{about}\ncaused by:\n{traceback_of(cause)}"
 
 
 def configure(level: str) -> None:
@@ -16,7 +26,6 @@ def configure(level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),

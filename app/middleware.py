@@ -16,7 +16,7 @@ from ulid import ULID
 
 from app import tracing
 from app.access import Access
-from app.errors import MALFORMED, BodyTooLarge, BodyTooSlow, Problem, UnsupportedMediaType, describe, document
+from app.errors import MALFORMED, BodyTooLarge, BodyTooSlow, Problem, UnsupportedMediaType, describe, document, unexpected
 from app.exchange import Exchange
 from app.metrics import Metrics
 
@@ -28,7 +28,7 @@ _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 
 
 class RequestLog:
-    """Gives each request an id, counts it and logs it. Never logs a text or a key.
+    """Gives each request an id, counts it and logs it, and answers the one that meets a defect. Never logs a text or a key.
 
     Args:
         routes: those of the app, for what is answered without one of them being asked.
@@ -51,15 +51,15 @@ class RequestLog:
         scope["request_id"] = offered if _REQUEST_ID.match(offered) else str(ULID())
         exchange = scope["exchange"] = Exchange(scope["request_id"])
         exchange.enter()
-        status, started = 500, time.perf_counter()
+        status, begun, started = 500, False, time.perf_counter()
         about = {"request_id": scope["request_id"]} | ({"trace_id": trace.trace_id} if trace else {})
         exchange.headers |= {"X-Request-ID": scope["request_id"]} | ({tracing.RESPONSE: trace.response} if trace else {})
         structlog.contextvars.bind_contextvars(**about)
 
         async def respond(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, begun = message["status"], True
                 MutableHeaders(scope=message).update(exchange.headers)
                 if access := self.access():
                     await access.audit.record(exchange)
@@ -67,6 +67,10 @@ class RequestLog:
 
         try:
             await self.app(scope, receive, respond)
+        except Exception as error:
+            answer = unexpected(scope, error)
+            if not begun:  # else it stays unfinished, and the server closes the connection
+                await answer(scope, receive, respond)
         finally:
             self._finish(scope, exchange, status, time.perf_counter() - started, trace)
             if access := self.access():

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from models import attention
 from models.batch import Batch
 from models.device import fast_dtype
+from models.errors import ChatRefused
 from models.pointer import Pointer
 from models.sampling import Generation, Sampling
 from models.sequence import Ahead, TextSequence
@@ -106,8 +108,11 @@ class Decoder:
         return found.to(self.device)
 
     def chat(self, messages: list[dict[str, str]]) -> str:
-        """Messages in the decoder's chat template, ready for the assistant's turn."""
-        out: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        """Messages in the decoder's chat template, ready for the assistant's turn. Raises ChatRefused."""
+        try:
+            out: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise ChatRefused(f"messages: {str(error)[:200]}") from error
         return out
 
     def embed(self, token_ids: Sequence[int] | Tensor) -> Tensor:

@@ -25,6 +25,10 @@ class TargetTooLong(ModelError):
         self.got, self.limit = got, limit
 
 
+class ChatRefused(ModelError):
+    """The decoder's chat template takes no such messages (roles that do not alternate, a system message); its words say why."""
+
+
 class WeightsMissing(ModelError):
     """The weights are neither in the cache nor to be had; the message says what to place where."""
 

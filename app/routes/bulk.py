@@ -115,7 +115,7 @@ async def bulk(request: Request, service: Serving, settings: Configured, tenant:
                     await tell(results)
             finally:
                 coming.cancel()
-                await asyncio.wait([coming])
+                await asyncio.gather(coming, return_exceptions=True)
 
     return Results(write)
 

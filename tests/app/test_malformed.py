@@ -120,7 +120,7 @@ async def test_what_one_fact_raises_is_its_line_alone(tmp_path: Path) -> None:
         with capture_logs() as logs:
             results = await teach_lines(app.state.service, "default", lines)
         assert [result.error and result.error.code for result in results] == [None, "internal", None]
-        assert [entry["exc_info"] for entry in logs if entry["event"] == "failed"], "a defect leaves a traceback"
+        assert ["size_bytes" in entry["traceback"] for entry in logs if entry["event"] == "failed"] == [True]
         assert len(await app.state.service.tenants.fresh("default")) == 2
 
 
