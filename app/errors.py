@@ -116,7 +116,7 @@ TABLE: dict[type[BaseException], Problem] = {
     memory.FactNotFound: Problem(404, "fact_not_found", "There is no such fact"),
     memory.DuplicateId: Problem(409, "duplicate_id", "The id is taken"),
     memory.VersionConflict: Problem(503, "version_conflict", "Too many writers at once", retry_after_s=1),
-    CommitUnknown: Problem(503, "commit_unknown", "The store did not say whether the write is kept", retry_after_s=2),
+    CommitUnknown: Problem(503, "commit_unknown", "The write may have been made", retry_after_s=2),
     memory.StoreUnavailable: Problem(503, "store_unavailable", "The store cannot be reached; nothing was written", retry_after_s=2),
     memory.StoreCorrupt: Problem(503, "memory_corrupt", "The stored memory is damaged; 'larimar tenants repair' saves what is intact"),
     memory.CorruptPage: Problem(503, "memory_corrupt", "The stored memory is damaged"),

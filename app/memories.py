@@ -13,6 +13,7 @@ import structlog
 
 from app.errors import NotReady, QueueFull, VersionNotReached
 from app.metrics import Metrics
+from app.shelter import apart
 from app.tenant import Holding, Tenant
 from app.worker import InferenceWorker
 from memory.episodic import EpisodicMemory
@@ -64,7 +65,7 @@ class Memories:
         """The tenant, loaded from the store if it is not here yet. A load goes on if who asked for it goes away."""
         while (tenant := self._tenants.get(name)) is None:
             if name not in self._loading:
-                self._loading[name] = asyncio.create_task(self._load_first(name))
+                self._loading[name] = apart(self._load_first(name))
             await asyncio.shield(self._loading[name])
         self._tenants.move_to_end(name)
         return tenant
@@ -178,7 +179,7 @@ class Memories:
     def _following(self, tenant: Tenant) -> asyncio.Task[None]:
         """Makes what others committed, once for all who wait and to the end, however long they do."""
         if tenant.following is None:
-            tenant.following = asyncio.create_task(self._keep_up(tenant))
+            tenant.following = apart(self._keep_up(tenant))
             tenant.following.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody waits any more
         return tenant.following
 

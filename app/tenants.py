@@ -12,13 +12,14 @@ from typing import TypeVar
 
 import structlog
 
-from app.errors import PromptTaken, TenantFull
+from app.errors import PromptTaken, TenantFull, failed
 from app.memories import Memories
 from app.schemas import OnConflict
 from app.shelter import to_its_end
 from app.tenant import Committed, Tenant
 from memory.bridge import bridges
 from memory.change import Change
+from memory.commit import CommitUnknown
 from memory.episodic import EpisodicMemory
 from memory.errors import AnswerExists, FactNotFound, StoreUnavailable, VersionConflict
 from memory.fact import Fact, held_bytes
@@ -239,7 +240,12 @@ class Tenants(Memories):
                 residual = memory.apply(changes)
             return residual, time.perf_counter() - began, solve_at
 
-        residual, solve_s, solve_at = await self._surely(tenant, make)
+        try:
+            residual, solve_s, solve_at = await self._surely(tenant, make)
+        except Exception as error:  # a defect, or the server ends
+            failed(error)
+            told = f"version {changes[-1].version} of {tenant.name} is written, and this server could not follow it: {type(error).__name__}"
+            raise CommitUnknown(told) from error
         self._count(tenant, len(changes))
         self._weigh(tenant)
         if times and min(times) < time.time():  # its mark may have been looked at before there was a fact

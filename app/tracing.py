@@ -110,12 +110,13 @@ def span(name: str, **attributes: int) -> AbstractContextManager[Any]:
 
 
 def here() -> Context | None:
-    """Where a span of another thread belongs."""
+    """Where a span of another thread belongs; None outside a trace."""
     if _tracer is None:
         return None
     from opentelemetry.context import get_current
+    from opentelemetry.trace import get_current_span
 
-    return get_current()
+    return get_current() if get_current_span().get_span_context().is_valid else None
 
 
 def record(name: str, began_at: float, seconds: float, context: Context | None = None, **attributes: int) -> None:
@@ -131,7 +132,7 @@ def record(name: str, began_at: float, seconds: float, context: Context | None =
 
 
 def waited(queued_at: float, context: Context | None) -> None:
-    """The span of a wait in the queue that is over now; `queued_at` is by time.perf_counter."""
-    if _tracer is not None:
+    """The span of a wait in the queue that is over now; `queued_at` is by time.perf_counter. None for what is no request's."""
+    if context is not None:
         seconds = time.perf_counter() - queued_at
         record("queue", time.time() - seconds, seconds, context)

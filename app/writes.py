@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from app.shelter import apart
 from app.tenant import Committed
 from app.tenants import Tenants
 from memory.fact import Fact
@@ -27,7 +28,7 @@ class Writes:
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(tenant, []).append((fact, future))
         if tenant not in self._writing:
-            self._writing[tenant] = asyncio.create_task(self._write_all(tenant))
+            self._writing[tenant] = apart(self._write_all(tenant))
         return await future
 
     async def _write_all(self, tenant: str) -> None:

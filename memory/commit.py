@@ -14,7 +14,7 @@ from memory.link import Link, as_list
 
 
 class CommitUnknown(StoreUnavailable):
-    """A commit was sent, and then nobody could be asked: it may have come through, or still may.
+    """A commit was sent, and then nobody could be asked, or something after it failed: it may have come through, or still may.
 
     The log decides. Whoever writes next meets a VersionConflict if it did, and catches up.
     """

@@ -19,7 +19,7 @@ from memory.change import Change
 from memory.cluster import Client, close, ready, servers
 from memory.commit import Commit, CommitUnknown
 from memory.durability import Durability, Level
-from memory.errors import AnswerSpent
+from memory.errors import AnswerSpent, StoreUnavailable
 from memory.fact import Fact
 from memory.keys import Keys
 from memory.link import Link
@@ -143,7 +143,8 @@ class RedisStore:
             VersionConflict: another writer took this version; nothing is written.
             AnswerExists: there is an answer for this key, or was and its fact is gone; nothing is written.
             StoreCorrupt: the store has less than the memory had: it lost data, or is an older copy.
-            CommitUnknown: it may or may not be written, see there. (A cancelled commit is as unknown.)
+            CommitUnknown: it may or may not be written, see there, or it is and what it forgets is not erased yet. (A
+                cancelled commit is as unknown.)
             StoreUnavailable: otherwise, and then nothing is written.
         """
         keys = Keys(tenant)
@@ -166,7 +167,11 @@ class RedisStore:
         scripted = [keys.log, keys.pages, keys.data_keys, keys.answers, keys.turn, keys.spent]
         await Commit(self._link, scripted, changes[0].version, entries, lists, self._writer).run(tenant)
         if self._vault is not None and forgotten:
-            await asyncio.to_thread(self._vault.erase, tenant, forgotten)
+            try:
+                await asyncio.to_thread(self._vault.erase, tenant, forgotten)
+            except StoreUnavailable as error:  # whoever follows the log erases them
+                told = f"version {changes[-1].version} of {tenant} is written, and the data keys of what it removes are not erased yet: {error}"
+                raise CommitUnknown(told) from error
 
     async def claim(self, tenant: str) -> None:
         """Asks that the tenant's next commit be ours, since others keep winning. It lapses by itself."""
@@ -256,7 +261,11 @@ class RedisStore:
         return await Recovery(self._link, Keys(tenant), self._vault, None).salvage()
 
     async def drop(self, tenant: str) -> int:
-        """Erases everything of a tenant; the version after it, 0 if there was nothing. Only that number is left."""
+        """Erases everything of a tenant; the version after it, 0 if there was nothing. Only that number is left.
+
+        Raises:
+            CommitUnknown: it is erased, and its data keys are not.
+        """
         keys = Keys(tenant)
 
         async def drop() -> list[int]:
@@ -264,7 +273,10 @@ class RedisStore:
 
         version = int((await self._link.call(drop, tenant=tenant))[1])
         if self._vault is not None:
-            await asyncio.to_thread(self._vault.drop, tenant)
+            try:
+                await asyncio.to_thread(self._vault.drop, tenant)
+            except StoreUnavailable as error:
+                raise CommitUnknown(f"{tenant} is erased, and its data keys are not yet: {error}; erase it again") from error
         return version
 
     async def tenants(self) -> AsyncIterator[str]:
