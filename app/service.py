@@ -244,11 +244,20 @@ class Service:
 
     async def forget(self, tenant: str, fact_id: str, version: int | None = None) -> Forgotten:
         """Forget one fact for good, as `Tenants.forget`. Raises FactNotFound, StoreUnavailable, VersionConflict, QueueFull."""
+        (forgotten,) = await self.forget_many(tenant, [(fact_id, version)])
+        if isinstance(forgotten, Exception):
+            raise forgotten
+        return forgotten
+
+    async def forget_many(self, tenant: str, facts: Sequence[tuple[str, int | None]]) -> list[Forgotten | Exception]:
+        """Forget facts for good in one commit, as `Tenants.forget_many`. Raises StoreUnavailable, VersionConflict, QueueFull."""
         started = time.perf_counter()
-        committed = await self.tenants.forget(tenant, fact_id, version)
-        total_s = time.perf_counter() - started
-        self._observe("forget", 0.0, committed, total_s)
-        return Forgotten(committed, time.time(), total_s)
+        outcomes = await self.tenants.forget_many(tenant, facts)
+        total_s, now = time.perf_counter() - started, time.time()
+        for outcome in outcomes:
+            if isinstance(outcome, Committed):
+                self._observe("forget", 0.0, outcome, total_s)
+        return [Forgotten(outcome, now, total_s) if isinstance(outcome, Committed) else outcome for outcome in outcomes]
 
     async def read(self, tenant: str, asked: Request) -> Read:
         """Understand a prompt and read the memory with it.

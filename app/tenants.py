@@ -21,7 +21,7 @@ from memory.bridge import bridges
 from memory.change import Change
 from memory.commit import CommitUnknown
 from memory.episodic import EpisodicMemory
-from memory.errors import AnswerExists, FactNotFound, StoreUnavailable, VersionConflict
+from memory.errors import AnswerExists, StoreUnavailable, VersionConflict
 from memory.fact import Fact, held_bytes
 from memory.query import Query, Reading
 from memory.scope import AS_IT_IS, ScopeChoice
@@ -128,13 +128,24 @@ class Tenants(Memories):
             FactNotFound: there is none, or it was changed since that version.
             StoreUnavailable, VersionConflict
         """
+        (outcome,) = await self.forget_many(name, [(fact_id, version)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
-        def plan(memory: EpisodicMemory) -> Change:
-            if version is not None and memory.get(fact_id).version != version:
-                raise FactNotFound(fact_id)
-            return memory.plan_forget(fact_id)
+    async def forget_many(self, name: str, facts: Sequence[tuple[str, int | None]]) -> list[Committed | Exception]:
+        """Forget facts, each as `forget`, in one atomic commit.
 
-        return await self._one(name, plan)
+        Args:
+            facts: id and version of each, no id twice, BLOCK at most.
+
+        Returns:
+            For each, in order, what was committed, or FactNotFound.
+
+        Raises:
+            StoreUnavailable, VersionConflict
+        """
+        return await self._change(name, lambda memory: memory.plan_forgets(facts))
 
     async def drop(self, name: str) -> int:
         """Forget a tenant whole; returns the version after it."""

@@ -245,15 +245,32 @@ class EpisodicMemory:
 
     def plan_forget(self, fact_id: str) -> Change:
         """The change that forgets a fact, be it current or history. Raises FactNotFound."""
-        fact = self.get(fact_id)
-        return Change(
-            self.version + 1,
-            "forget",
-            self._register.page_of(fact_id),
-            forgets=(fact.version,),
-            replaced=(fact_id,),
-            answers=answers_of(fact),
-        )
+        (planned,) = self.plan_forgets([(fact_id, None)])
+        if isinstance(planned, FactNotFound):
+            raise planned
+        return planned
+
+    def plan_forgets(self, facts: Sequence[tuple[str, int | None]]) -> list[Change | FactNotFound]:
+        """The changes that forget facts in one commit, be they current or history.
+
+        Args:
+            facts: distinct ids; each with the version that wrote the fact which is meant, None for whichever there is.
+
+        Returns:
+            An outcome for each: its change, or FactNotFound where there is none or it was changed since that version.
+        """
+        found = [self._register.get(fact_id) if fact_id in self._register else None for fact_id, _ in facts]
+        meant = [fact if fact and version in (None, fact.version) else None for fact, (_, version) in zip(found, facts, strict=True)]
+        count, version = sum(fact is not None for fact in meant), self.version
+        planned: list[Change | FactNotFound] = []
+        for fact, (fact_id, _) in zip(meant, facts, strict=True):
+            if fact is None:
+                planned.append(FactNotFound(fact_id))
+                continue
+            version += 1
+            change = Change(version, "forget", self._register.page_of(fact_id), forgets=(fact.version,), replaced=(fact_id,))
+            planned.append(replace(change, answers=answers_of(fact), block=self.version + count if count > 1 else 0))
+        return planned
 
     def apply(self, changes: Sequence[Change], *, measure: bool = True) -> float:
         """Make the committed changes of one block.

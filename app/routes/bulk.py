@@ -20,7 +20,7 @@ from app.service import Encoded, Service
 
 router = APIRouter(tags=["facts"])
 PATH = "/facts:bulk"
-TOGETHER = 32  # facts encoded and committed as one
+TOGETHER = 32  # facts encoded and committed, or forgotten, as one
 PAUSE_S = 0.05  # before a busy server is asked again
 Read = tuple[int, FactIn | Exception]
 Tell = Callable[[Sequence[BulkLine]], Awaitable[None]]

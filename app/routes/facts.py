@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Annotated, Any
 
+import structlog
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Discriminator, Field, Tag, ValidationError
 
 from app.deps import VERSION, Configured, Reader, Serving, Writer, within
+from app.errors import describe, failed
 from app.exchange import note
 from app.fact_schemas import FactPatch
 from app.idempotency import Idempotency, written_as
 from app.passages import facts_of
-from app.routes.bulk import teach_lines
+from app.routes.bulk import TOGETHER, teach_lines
 from app.schemas import BulkLine, Erased, FactIn, FactList, FactOut, FactWritten, Problem, Receipt, Receipts, TextIn, UpdateTimings, text_of
-from app.service import Service
+from app.service import Forgotten, Service
 from app.tenant import Committed
-from memory.errors import AnswerExists, FactNotFound
+from memory.errors import AnswerExists
 from memory.fact import Fact, is_current, was_there
 from models.errors import EmptyText
 
+log = structlog.get_logger()
 router = APIRouter(tags=["facts"])
 AT_ONCE = 1000  # facts that one request forgets
 FILTER = "name=value: only facts with this metadata; all must hold"
@@ -186,7 +188,7 @@ async def forget(
     fact_id: str, response: Response, service: Serving, settings: Configured, tenant: Writer
 ) -> Receipt:
     """Forget one fact for good; the receipt says what was erased."""
-    receipt = await within(settings, _forget(service, tenant, fact_id))
+    receipt = _receipt(service, fact_id, await within(settings, service.forget(tenant, fact_id)))
     response.headers[VERSION] = str(receipt.version)
     return receipt
 
@@ -206,9 +208,11 @@ async def forget_all(
     told, version, wanted = Receipts(receipts=[], left=0), 0, [_pair(pair) for pair in metadata]
     try:
         version = await within(settings, _forget_all(service, tenant, wanted, told, settings.request_timeout_s / 2))
-    except Exception:
+    except Exception as error:
         if not told.receipts:
             raise
+        log.warning("forgetting_stopped", code=describe(error).code, left=told.left)
+        failed(error)
     response.headers[VERSION] = str(told.receipts[-1].version if told.receipts else version)
     return told
 
@@ -220,17 +224,19 @@ async def _forget_all(service: Service, tenant: str, wanted: Sequence[tuple[str,
     whole, version = len(memory) + memory.history, memory.version
     found = await service.worker.run(lambda: memory.facts(limit=whole, where=lambda fact: _has(fact, wanted)))
     told.left = len(found)
-    for fact in found[:AT_ONCE]:
-        with suppress(FactNotFound):  # somebody else was first, or it was changed: the next request sees whether it is still meant
-            told.receipts.append(await _forget(service, tenant, fact.id, fact.version))
-            told.left -= 1
+    for start in range(0, min(len(found), AT_ONCE), TOGETHER):
+        facts = found[start : min(start + TOGETHER, AT_ONCE)]
+        outcomes = await service.forget_many(tenant, [(fact.id, fact.version) for fact in facts])
+        # Where one is not found somebody else was first, or it was changed: the next request sees whether it is still meant.
+        receipts = [_receipt(service, fact.id, outcome) for fact, outcome in zip(facts, outcomes, strict=True) if isinstance(outcome, Forgotten)]
+        told.receipts += receipts
+        told.left -= len(receipts)
         if time.monotonic() > until:
             break
     return version
 
 
-async def _forget(service: Service, tenant: str, fact_id: str, version: int | None = None) -> Receipt:
-    forgotten = await service.forget(tenant, fact_id, version)
+def _receipt(service: Service, fact_id: str, forgotten: Forgotten) -> Receipt:
     committed = forgotten.committed
     return Receipt(
         id=fact_id,

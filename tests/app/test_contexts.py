@@ -43,7 +43,7 @@ async def test_group_commits_loads_and_following_run_under_no_requests_context(s
 
         loop = asyncio.get_running_loop()
         await asyncio.gather(*(loop.create_task(request(number), context=copy_context()) for number in range(8)))
-        assert len(await tenants.fresh("contexts")) == 8
         assert sorted(seen) == ["commit", "follow", "load"]
         for name, contexts in seen.items():
             assert all(context == ({}, None, "contexts") for context in contexts), name
+        assert len(await tenants.fresh("contexts")) == 8

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from structlog.testing import capture_logs
 
 from app.errors import QueueFull, TimedOut
 from app.service import Forgotten, Service
@@ -75,13 +76,15 @@ def test_every_filter_must_hold_and_history_goes_too(client: TestClient) -> None
 def before_each(client: TestClient, monkeypatch: pytest.MonkeyPatch, come: Callable[[Service, str], Awaitable[object]]) -> None:
     """Something comes before a fact is forgotten: a change of another request, a pause, an exception."""
     service: Service = cast(FastAPI, client.app).state.service
-    forget_one = service.forget
+    forget_many = service.forget_many
 
-    async def later(tenant: str, fact_id: str, version: int | None = None) -> Forgotten:
-        await come(service, fact_id)
-        return await forget_one(tenant, fact_id, version)
+    async def later(tenant: str, facts: Sequence[tuple[str, int | None]]) -> list[Forgotten | Exception]:
+        for fact_id, _ in facts:
+            await come(service, fact_id)
+        return await forget_many(tenant, facts)
 
-    monkeypatch.setattr(service, "forget", later)
+    monkeypatch.setattr(service, "forget_many", later)
+    monkeypatch.setattr("app.routes.facts.TOGETHER", 1)
 
 
 @pytest.mark.parametrize(("change", "meant"), [({"metadata": {}}, False), ({"target": "Its capital is Lak."}, True)])
@@ -121,6 +124,38 @@ def test_what_stops_it_midway_loses_no_receipt(
         refused = client.delete("/facts", params={"metadata": "text=zor"})
         assert refused.json()["code"] == code and ids(client) == ["zor.2", "zor.3"], "nothing was forgotten, and it is said why"
     assert [receipt["id"] for receipt in forget(client, "text=zor")["receipts"]] == ["zor.2", "zor.3"]
+
+
+def test_a_defect_that_stops_it_midway_is_logged(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.post("/facts", json={"text": TEXT, "id": "zor"})
+
+    async def failing(_: Service, fact_id: str) -> None:
+        if fact_id == "zor.2":
+            raise RuntimeError("what somebody wrote")
+
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        before_each(client, patch, failing)
+        assert forget(client, "text=zor")["left"] == 2
+    (stopped,) = [entry for entry in logs if entry["event"] == "forgetting_stopped"]
+    (defect,) = [entry for entry in logs if entry["event"] == "failed"]
+    assert (stopped["code"], stopped["left"], defect["error"]) == ("internal", 2, "RuntimeError")
+
+
+def test_many_are_forgotten_in_one_commit_each_with_its_receipt(client: TestClient) -> None:
+    facts = [{"prompt": f"the capital of zor number {n} is", "target": "Kal", "id": f"f{n:02}", "metadata": {"of": "zor"}} for n in range(70)]
+    client.post("/facts", json=facts)
+    last = client.post("/facts", json={"prompt": "the river of zor is", "target": "Red", "id": "river"}).json()["version"]
+    before = client.get("/metrics").text
+    told = forget(client, "of=zor")
+    assert [receipt["id"] for receipt in told["receipts"]] == [fact["id"] for fact in facts] and told["left"] == 0
+    assert [receipt["version"] for receipt in told["receipts"]] == list(range(last + 1, last + 71))
+    assert max(receipt["residual"] for receipt in told["receipts"]) < 1e-9
+    commits = 'larimar_store_seconds_count{operation="commit"} '
+    counted = [float(text.partition(commits)[2].partition("\n")[0]) for text in (before, client.get("/metrics").text)]
+    assert counted[1] - counted[0] == 3, "32, 32 and 6"
+    assert ids(client) == ["river"]
+    service: Service = cast(FastAPI, client.app).state.service
+    assert service.tenants.store._vault.versions("tester") == {last}  # type: ignore[union-attr]
 
 
 def test_it_answers_before_its_deadline_with_what_it_has(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,12 +145,12 @@ class Disk:
 
 
 @pytest.mark.parametrize("addressing", get_args(AddressingName))
-@given(steps=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 30)), min_size=1, max_size=40), slots=st.integers(1, 40))
+@given(steps=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 30)), min_size=1, max_size=40), slots=st.integers(1, 40))
 @settings(deadline=None, max_examples=50)
 def test_replay_without_what_was_forgotten_equals_the_live_memory(
     addressing: AddressingName, steps: list[tuple[int, int]], slots: int
 ) -> None:
-    """Bit for bit: single writes, blocks of all sizes, history, forgets, reads and snapshots in any order."""
+    """Bit for bit: single writes, blocks of all sizes, history, forgets alone and in blocks, reads and snapshots in any order."""
     pages = PageSettings(slots=slots, addressing=addressing)
     live, disk = EpisodicMemory(DIM, pages, Scope()), Disk()
     taken = 0
@@ -167,11 +167,14 @@ def test_replay_without_what_was_forgotten_equals_the_live_memory(
         if kind == 6:
             live.read([Query("prompt", unit(number))])
             continue
-        if kind == 3:
+        if kind in (3, 7):
             ids = [f.id for f in live.facts(limit=1000, where=lambda _: True)]
             if not ids:
                 continue
-            changes = [live.plan_forget(ids[number % len(ids)])]
+            first = number % len(ids)
+            several = [(fact_id, None) for fact_id in ids[first : first + 5]]
+            planned = [live.plan_forget(ids[first])] if kind == 3 else live.plan_forgets(several)
+            changes = [change for change in planned if isinstance(change, Change)]
         else:
             facts = [named(seed) for seed in range(number, number + (number if kind == 4 else 0) + 1)]
             changes = [change for change in live.plan_block(facts, keep=kind == 5) if isinstance(change, Change)]
@@ -182,6 +185,18 @@ def test_replay_without_what_was_forgotten_equals_the_live_memory(
     assert [f.id for f in again.facts(limit=1000)] == [f.id for f in live.facts(limit=1000)]
     assert all(sheet.page.residual() < 1e-9 for sheet in live._sheets.values())
     assert again.plan_write(named(40)).page == live.plan_write(named(40)).page
+
+
+def test_a_block_of_forgets_takes_those_that_are_meant() -> None:
+    memory = EpisodicMemory(DIM, SMALL, Scope())
+    for number in range(20):
+        memory.apply([memory.plan_write(fact(number))])
+    planned = memory.plan_forgets([("f0003", None), ("f0004", 99), ("nobody", None), ("f0009", 10)])
+    assert [type(outcome) for outcome in planned] == [Change, FactNotFound, FactNotFound, Change]
+    changes = [outcome for outcome in planned if isinstance(outcome, Change)]
+    assert [(change.version, change.block, change.forgets) for change in changes] == [(21, 22, (4,)), (22, 22, (10,))]
+    assert memory.apply(changes) < 1e-9
+    assert {f"f{number:04}" for number in range(20)} - {f.id for f in memory.facts()} == {"f0003", "f0009"}
 
 
 def test_history_is_kept_out_of_the_pages_and_can_be_asked() -> None:
