@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -28,12 +29,26 @@ from memory.recovery import DataKeys, Recovered, Recovery, Salvaged
 from memory.snapshots import Pages, Snapshots
 from memory.vault import Vault
 
-__all__ = ["CommitUnknown", "Recovered", "RedisStore"]
+__all__ = ["CommitUnknown", "Dropped", "Recovered", "RedisStore"]
 
 TURN_MS = 1000
 HINDSIGHT_S = 60.0  # a commit has come through by then, or never will
 EXACT_S = 16.0  # what expires sooner has a mark of just its time
 MARKS = 1000  # of expiry, in one command
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What an erasure did.
+
+    Attributes:
+        version: the tenant's last one, after which its versions go on; 0 if there was nothing.
+        facts: whose data keys were destroyed, history included; those of commits that never came through count, too, where data
+            keys lie in files.
+    """
+
+    version: int
+    facts: int
 
 
 class RedisStore:
@@ -255,17 +270,22 @@ class RedisStore:
         """Every fact of a tenant that can still be read, whatever else of it is damaged and whichever model wrote it."""
         return await Recovery(self._link, Keys(tenant), self._vault, None).salvage()
 
-    async def drop(self, tenant: str) -> int:
-        """Erases everything of a tenant; the version after it, 0 if there was nothing. Only that number is left."""
+    async def drop(self, tenant: str, known: int = 0) -> Dropped:
+        """Erases everything of a tenant, be it damaged or of another model: nothing of it is read. What is left is a version and the
+        last fencing token.
+
+        Args:
+            known: the last version that the caller knows of; versions go on from it if the store has lost some.
+        """
         keys = Keys(tenant)
 
         async def drop() -> list[int]:
-            return await self._link.run(lua.DROP, keys.all, [])
+            return await self._link.run(lua.DROP, keys.all, [known])
 
-        version = int((await self._link.call(drop, tenant=tenant))[1])
+        _, version, destroyed = await self._link.call(drop, tenant=tenant)
         if self._vault is not None:
-            await asyncio.to_thread(self._vault.drop, tenant)
-        return version
+            destroyed += await asyncio.to_thread(self._vault.drop, tenant)
+        return Dropped(version, destroyed)
 
     async def tenants(self) -> AsyncIterator[str]:
         """Every tenant of the store, in no order: for its administrator only."""

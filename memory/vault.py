@@ -93,20 +93,24 @@ class Vault:
             self._write(tenant, dict.fromkeys(gone, _EMPTY))
             file.free += gone
 
-    def drop(self, tenant: str) -> None:
-        """Overwrite all data keys of a tenant and remove its file."""
+    def drop(self, tenant: str) -> int:
+        """Overwrite all data keys of a tenant and remove its file, whatever is in it; how many there were."""
         with self._turn(tenant):
             self._files.pop(tenant, None)
             path = self._path(tenant)
             try:
-                if path.exists():
-                    with path.open("r+b", buffering=0) as file:
-                        file.write(bytes(path.stat().st_size))
-                        os.fdatasync(file.fileno())
-                    path.unlink()
-                    _sync_folder(self.folder)
+                if not path.exists():
+                    return 0
+                with path.open("r+b", buffering=0) as file:
+                    raw = file.readall()
+                    file.seek(0)
+                    file.write(bytes(len(raw)))
+                    os.fdatasync(file.fileno())
+                path.unlink()
+                _sync_folder(self.folder)
             except OSError as error:
                 raise _unavailable(path, error) from error
+            return sum(_record_at(raw, place) is not None for place in range(1, len(raw) // _SIZE))
 
     def _turn(self, tenant: str) -> threading.Lock:
         return self._turns.setdefault(tenant, threading.Lock())
