@@ -83,8 +83,8 @@ class TenantStats(Body):
 
 class TenantErased(Body):
     tenant: str
-    version: int = Field(description="the only thing that is left: versions go on from here")
-    facts: int
+    version: int = Field(description="versions go on from here; this and a count of snapshots are all that is left")
+    facts: int = Field(description="whose data keys were destroyed, history included")
     erased_at: float
 
 

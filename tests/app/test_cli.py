@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import redis
 import structlog
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -25,6 +26,7 @@ from app.schemas import GenerateOut, GenerateTimings, MemoryUse, Usage
 from app.settings import PREFIX, Settings
 from app.transfer import saved
 from memory.embedded import EmbeddedValkey
+from memory.keys import Keys
 from memory.recovery import Salvaged
 from tests.app.holding import fact
 from tests.app.hosting import hosted
@@ -113,6 +115,22 @@ def test_a_missing_and_an_unknown_key_are_told_with_the_setting(monkeypatch: pyt
 def test_a_tenant_that_is_not_there_is_not_encoded_anew() -> None:
     done = run("tenants", "reencode", "nonesuch")
     assert done.exit_code == 1 and "there is no tenant 'nonesuch'" in done.output and "Traceback" not in done.output
+
+
+def test_a_tenant_that_cannot_be_read_is_deleted(tmp_path: Path) -> None:
+    with hosted(tmp_path) as client:
+        for number in range(2):
+            assert client.post("/facts", json={"prompt": f"the colour of ship {number} is", "target": "red"}).status_code == 201
+    with EmbeddedValkey(tmp_path) as valkey, redis.Redis(unix_socket_path=valkey.url.removeprefix("unix://")) as client:
+        client.set(Keys("default").parts, "not ours")
+        client.xdel(Keys("default").log, "1-0")
+    assert "is damaged" in run("tenants", "list").output
+    refused = CliRunner().invoke(cli, ["tenants", "delete", "default"], input="n\n")
+    assert refused.exit_code == 1 and "is damaged" in run("tenants", "list").output
+    done = run("tenants", "delete", "default", "--yes")
+    assert done.exit_code == 0 and "the data keys of 2 facts are destroyed" in done.output
+    assert "0 facts" in run("tenants", "list").output and not list((tmp_path / "keys").iterdir())
+    assert "there is no tenant 'nonesuch'" in run("tenants", "delete", "nonesuch", "--yes").output
 
 
 def test_an_unknown_decoder_is_told_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
