@@ -82,7 +82,7 @@ class RedisStore:
         self._link = Link(client, timeout_s=timeout_s, retry=retry, level=level, replicas=replicas)
         self._vault = vault
         self._snapshots = Snapshots(self._link)
-        self._swept: set[str] = set()
+        self._put_at: dict[str, float] = {}  # when data keys of a tenant were last put into the vault, the longest ago first
         self._writer = os.urandom(8)
 
     @property
@@ -94,6 +94,11 @@ class RedisStore:
     def shared(self) -> bool:
         """Whether other servers may write to this store."""
         return self._vault is None
+
+    @property
+    def index_bytes(self) -> int:
+        """About how many bytes it takes here to know where data keys lie."""
+        return self._vault.size_bytes if self._vault is not None else 0
 
     async def ping(self) -> Durability:
         """Asks the server whether it is there and what it promises.
@@ -124,15 +129,22 @@ class RedisStore:
         return recovered
 
     async def _sweep(self, vault: Vault, tenant: str, recovered: Recovered) -> None:
-        """Erases data keys of facts whose forgetting was cut short and, the first time, of commits that never came through.
-        (Later, one that was given up may still be on its way.)"""
+        """Erases data keys of facts whose forgetting was cut short, and of commits that never came through, unless one that was
+        given up may still be on its way."""
         known = await asyncio.to_thread(vault.versions, tenant)
         surplus = {version for change in recovered.changes for version in change.forgets} & known
-        if tenant not in self._swept:
+        if time.monotonic() - self._put_at.get(tenant, -math.inf) > HINDSIGHT_S:
             surplus |= known - recovered.alive()
         if surplus:
             await asyncio.to_thread(vault.erase, tenant, surplus)
-        self._swept.add(tenant)
+
+    def _note_put(self, tenant: str) -> None:
+        """Before data keys are put: they are not to be swept before their commit has come through, or never will."""
+        now = time.monotonic()
+        self._put_at.pop(tenant, None)
+        self._put_at[tenant] = now
+        while now - self._put_at[oldest := next(iter(self._put_at))] > HINDSIGHT_S:
+            del self._put_at[oldest]
 
     async def follow(self, tenant: str, version: int, fingerprint: str) -> list[Change] | None:
         """The changes that others made after `version`; None if the log does not reach back so far: load again then.
@@ -174,6 +186,7 @@ class RedisStore:
             sealed = data_keys[changes[0].version].seal(tenant, changes[0].version, content)
             lists[2] = [name, b"%d:" % changes[0].version + sealed]
         if self._vault is not None:
+            self._note_put(tenant)
             await asyncio.to_thread(self._vault.put, tenant, data_keys)
         else:
             lists[0] = [part for version, key in data_keys.items() for part in (str(version), key.raw)]
@@ -285,6 +298,7 @@ class RedisStore:
         _, version, destroyed = await self._link.call(drop, tenant=tenant)
         if self._vault is not None:
             destroyed += await asyncio.to_thread(self._vault.drop, tenant)
+            self._put_at.pop(tenant, None)
         return Dropped(version, destroyed)
 
     async def tenants(self) -> AsyncIterator[str]:

@@ -386,3 +386,36 @@ def test_a_large_directory_finds_what_a_product_finds(monkeypatch: pytest.Monkey
     top = (queries @ keys[left].T).topk(4)
     assert [[i for i, _ in row] for row in found] == [[f"f{left[i]}" for i in row] for row in top.indices.tolist()]
     assert torch.allclose(torch.tensor([[s for _, s in row] for row in found]), top.values, atol=1e-6)
+
+
+def rows_bytes(directory: Directory) -> int:
+    return sum(rows.nbytes for rows in (directory._keys, directory._coarse, directory._scale))
+
+
+def test_a_directory_gives_back_the_rows_it_needs_no_more() -> None:
+    directory, count = Directory(DIM), 2000
+    row, most = 5 * DIM + 4, 0
+    for seed in range(count):
+        directory.add([f"f{seed}"], unit(seed)[None])
+        assert rows_bytes(directory) == row * len(directory) + directory.spare_bytes <= row * len(directory) * 9 / 8
+    for seed in range(count - 10):
+        directory.remove(f"f{seed}")
+        assert rows_bytes(directory) == row * len(directory) + directory.spare_bytes
+        most = max(most, directory.spare_bytes - row * len(directory) // 3)
+    assert most <= 4 * row
+    left = range(count - 10, count)
+    found = directory.nearest(torch.stack([unit(seed) for seed in left]), 1)
+    assert [name for ((name, _),) in found] == [f"f{seed}" for seed in left]
+    for seed in left:
+        directory.remove(f"f{seed}")
+    assert rows_bytes(directory) <= 3 * row and not directory._keys.any() and not directory._row
+
+
+def test_a_memory_that_forgot_all_is_small_again_and_says_so() -> None:
+    memory = EpisodicMemory(DIM, PageSettings(slots=64), Scope())
+    for seed in range(200):
+        memory.apply([memory.plan_write(fact(seed))])
+    held = memory.size_bytes
+    for seed in range(200):
+        memory.apply([memory.plan_forget(fact(seed).id)], measure=False)
+    assert rows_bytes(memory._register._directory) == memory.size_bytes < held / 100
