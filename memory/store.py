@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -35,6 +36,7 @@ TURN_MS = 1000
 HINDSIGHT_S = 60.0  # a commit has come through by then, or never will
 EXACT_S = 16.0  # what expires sooner has a mark of just its time
 MARKS = 1000  # of expiry, in one command
+PROBE_S = 1.0  # for how long an answer about durability is enough for whoever only wants to know whether there is one
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class RedisStore:
         self._snapshots = Snapshots(self._link)
         self._put_at: dict[str, float] = {}  # when data keys of a tenant were last put into the vault, the longest ago first
         self._writer = os.urandom(8)
+        self._probe: asyncio.Task[Durability] | None = None
+        self._probed_at = 0.0
 
     @property
     def durability(self) -> Level | None:
@@ -109,8 +113,22 @@ class RedisStore:
 
         return await self._link.call(self._link.ask, hurry=True)
 
+    async def probed(self) -> Durability:
+        """As `ping`, asked at most once in PROBE_S for all together: whoever asks whether a server is ready needs no key."""
+        if self._probe is None or (self._probe.done() and time.monotonic() - self._probed_at > PROBE_S):
+            self._probe = asyncio.create_task(self.ping(), context=Context())  # it is no request's own
+            self._probe.add_done_callback(self._answered)
+        return await asyncio.shield(self._probe)
+
+    def _answered(self, probe: asyncio.Task[Durability]) -> None:
+        self._probed_at = time.monotonic()
+        if not probe.cancelled():
+            probe.exception()  # perhaps nobody waits any more
+
     async def close(self) -> None:
         """May be called again."""
+        if self._probe is not None:
+            self._probe.cancel()
         await close(self._link.client)
 
     async def load(self, tenant: str, fingerprint: str | None) -> Recovered:
