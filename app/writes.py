@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from app.tenant import Committed
-from app.tenants import Tenants
+from app.tenants import BLOCK, Tenants
 from memory.fact import Fact
-
-BLOCK = 256  # facts in one commit
 
 
 class Writes:

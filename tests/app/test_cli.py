@@ -175,8 +175,8 @@ def test_the_first_and_the_last_second_of_the_calendar_are_listed(url: str, monk
     assert httpx.post(f"{url}/tenants/default/import", json={"facts": facts}).json()["imported"] == 2
     listed = run("facts", "list").output
     assert "1970-01-01 00:00" in listed and "9999-12-31 23:59" in listed
-    for fact in facts:
-        assert run("forget", str(fact["id"])).exit_code == 0
+    for at in (0, 253402300799):
+        assert run("forget", f"at-{at}").exit_code == 0
 
 
 @pytest.mark.parametrize("at", [-1e308, 1e308, float("inf"), float("nan"), -1e12])
@@ -193,9 +193,9 @@ def test_a_duration_is_100_years_at_most(words: tuple[str, ...]) -> None:
 
 def test_a_line_whose_time_is_no_number_is_refused_alone(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LARIMAR_URL", url)
-    lines = [f'{{"prompt": "the age of ship 7 is", "target": "red", "expires_at": {at}}}' for at in ("1" + "0" * 400, "1e999", "NaN", '"x"')]
+    bad = "1" + "0" * 400, "1e999", "NaN", '"x"'
     file = tmp_path / "facts.jsonl"
-    file.write_text("\n".join(lines))
+    file.write_text("\n".join(f'{{"prompt": "the age of ship 7 is", "target": "red", "expires_at": {at}}}' for at in bad))
     done = run("facts", "import", str(file))
     assert done.exit_code == 1 and "0 facts taught, 4 lines refused" in done.output
 

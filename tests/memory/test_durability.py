@@ -41,21 +41,20 @@ class TestDurability:
         self, store: RedisStore, tenant: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A commit meanwhile asks nothing."""
-        asked, answer, ask = list[object](), asyncio.Event(), link.probe
+        asked, answer, ask = asyncio.Event(), asyncio.Event(), link.probe
 
         async def slow(client: Redis, *wanted: Any) -> Durability:
-            asked.append(client)
+            assert not asked.is_set()
+            asked.set()
             await answer.wait()
             return await ask(client, *wanted)
 
         await store.ping()
         monkeypatch.setattr("memory.link.probe", slow)
         asking = asyncio.create_task(store.ping())
-        while not asked:
-            await asyncio.sleep(0)
+        await asked.wait()
         assert store.durability == "disk"
         await store.commit(tenant, write(1), fingerprint=MODEL)
-        assert len(asked) == 1
         answer.set()
         assert (await asking).level == store.durability == "disk"
 
