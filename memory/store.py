@@ -19,7 +19,7 @@ from memory import lua, record
 from memory.answer import KEPT_S, spent
 from memory.change import Change
 from memory.cluster import Client, close, ready, servers
-from memory.commit import Commit, CommitUnknown
+from memory.commit import HINDSIGHT_S, Commit, CommitUnknown
 from memory.durability import Durability, Level
 from memory.errors import AnswerSpent
 from memory.fact import Fact
@@ -33,7 +33,6 @@ from memory.vault import Vault
 __all__ = ["CommitUnknown", "Dropped", "Recovered", "RedisStore"]
 
 TURN_MS = 1000
-HINDSIGHT_S = 60.0  # a commit has come through by then, or never will
 EXACT_S = 16.0  # what expires sooner has a mark of just its time
 MARKS = 1000  # of expiry, in one command
 PROBE_S = 1.0  # for how long an answer about durability is enough for whoever only wants to know whether there is one
@@ -84,7 +83,6 @@ class RedisStore:
         self._link = Link(client, timeout_s=timeout_s, retry=retry, level=level, replicas=replicas)
         self._vault = vault
         self._snapshots = Snapshots(self._link)
-        self._put_at: dict[str, float] = {}  # when data keys of a tenant were last put into the vault, the longest ago first
         self._writer = os.urandom(8)
         self._probe: asyncio.Task[Durability] | None = None
         self._probed_at = 0.0
@@ -143,26 +141,9 @@ class RedisStore:
         """
         recovered = await Recovery(self._link, Keys(tenant), self._vault, fingerprint).recover()
         if self._vault is not None:
-            await self._sweep(self._vault, tenant, recovered)
+            gone = {version for change in recovered.changes for version in change.forgets}
+            await asyncio.to_thread(self._vault.sweep, tenant, recovered.alive, gone)
         return recovered
-
-    async def _sweep(self, vault: Vault, tenant: str, recovered: Recovered) -> None:
-        """Erases data keys of facts whose forgetting was cut short, and of commits that never came through, unless one that was
-        given up may still be on its way."""
-        known = await asyncio.to_thread(vault.versions, tenant)
-        surplus = {version for change in recovered.changes for version in change.forgets} & known
-        if time.monotonic() - self._put_at.get(tenant, -math.inf) > HINDSIGHT_S:
-            surplus |= known - recovered.alive()
-        if surplus:
-            await asyncio.to_thread(vault.erase, tenant, surplus)
-
-    def _note_put(self, tenant: str) -> None:
-        """Before data keys are put: they are not to be swept before their commit has come through, or never will."""
-        now = time.monotonic()
-        self._put_at.pop(tenant, None)
-        self._put_at[tenant] = now
-        while now - self._put_at[oldest := next(iter(self._put_at))] > HINDSIGHT_S:
-            del self._put_at[oldest]
 
     async def follow(self, tenant: str, version: int, fingerprint: str) -> list[Change] | None:
         """The changes that others made after `version`; None if the log does not reach back so far: load again then.
@@ -204,7 +185,6 @@ class RedisStore:
             sealed = data_keys[changes[0].version].seal(tenant, changes[0].version, content)
             lists[2] = [name, b"%d:" % changes[0].version + sealed]
         if self._vault is not None:
-            self._note_put(tenant)
             await asyncio.to_thread(self._vault.put, tenant, data_keys)
         else:
             lists[0] = [part for version, key in data_keys.items() for part in (str(version), key.raw)]
@@ -316,7 +296,6 @@ class RedisStore:
         _, version, destroyed = await self._link.call(drop, tenant=tenant)
         if self._vault is not None:
             destroyed += await asyncio.to_thread(self._vault.drop, tenant)
-            self._put_at.pop(tenant, None)
         return Dropped(version, destroyed)
 
     async def tenants(self) -> AsyncIterator[str]:

@@ -9,17 +9,20 @@ however many there are. So keys lie here, and what the server's files still hold
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import struct
 import threading
+import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from memory.commit import HINDSIGHT_S
 from memory.errors import StoreUnavailable
 from memory.record import DataKey
 
@@ -66,12 +69,8 @@ class Vault:
         self.size_bytes = 0  # about, of the indexes that are held
         self._files: OrderedDict[str, _File] = OrderedDict()  # least recently used first
         self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # one at a time works on a tenant's file
-        self._guard = threading.Lock()  # of both, and of the size
-
-    def versions(self, tenant: str) -> set[int]:
-        """Those that have a data key."""
-        with self._turn(tenant):
-            return set(self._known(tenant).places)
+        self._put_at: dict[str, float] = {}  # when keys of a tenant were put in the last HINDSIGHT_S, the longest ago first
+        self._guard = threading.Lock()  # of all these
 
     def get(self, tenant: str, versions: Collection[int]) -> dict[int, dict[bytes, DataKey]]:
         """The data keys of these versions: version -> key id -> data key. A version has more than one only if a commit was given
@@ -88,8 +87,9 @@ class Vault:
         return found
 
     def put(self, tenant: str, keys: Mapping[int, DataKey]) -> None:
-        """Add data keys."""
+        """Add data keys, for a commit that is sent then."""
         with self._turn(tenant):
+            self._note_put(tenant)
             file = self._known(tenant)
             writes = {}
             for version, key in keys.items():
@@ -101,15 +101,42 @@ class Vault:
     def erase(self, tenant: str, versions: Collection[int]) -> None:
         """Overwrite the data keys of these versions."""
         with self._turn(tenant):
-            file = self._known(tenant)
-            gone = [place for version in versions for place in file.places.pop(version, ())]
-            self._write(tenant, dict.fromkeys(gone, _EMPTY))
-            file.free += gone
+            self._erase(tenant, versions)
+
+    def sweep(self, tenant: str, alive: Callable[[], Collection[int]], forgotten: Collection[int]) -> None:
+        """Overwrite the data keys of facts whose forgetting was cut short, and of commits that never came through.
+
+        Args:
+            alive: gives the versions that wrote the facts there are. Others' keys stay while a commit may be on its way.
+        """
+        with self._turn(tenant):
+            gone = set(forgotten)
+            with self._guard:
+                settled = time.monotonic() - self._put_at.get(tenant, -math.inf) > HINDSIGHT_S
+            if settled:
+                gone |= self._known(tenant).places.keys() - alive()
+            self._erase(tenant, gone)
+
+    def _erase(self, tenant: str, versions: Collection[int]) -> None:
+        file = self._known(tenant)
+        gone = [place for version in versions for place in file.places.pop(version, ())]
+        self._write(tenant, dict.fromkeys(gone, _EMPTY))
+        file.free += gone
+
+    def _note_put(self, tenant: str) -> None:
+        now = time.monotonic()
+        with self._guard:
+            self._put_at.pop(tenant, None)
+            self._put_at[tenant] = now
+            while now - self._put_at[oldest := next(iter(self._put_at))] > HINDSIGHT_S:
+                del self._put_at[oldest]
 
     def drop(self, tenant: str) -> int:
         """Overwrite all data keys of a tenant and remove its file, whatever is in it; how many there were."""
         with self._turn(tenant):
             self._release(tenant)
+            with self._guard:
+                self._put_at.pop(tenant, None)
             path = self._path(tenant)
             try:
                 if not path.exists():

@@ -61,11 +61,11 @@ class TestFile:
         vault.put("acme", after)  # in the places that are free now
         if opened == "anew":
             vault = Vault(tmp_path)
-        assert vault.versions("acme") == {1, 3, 5, 6}
+        assert set(vault._known("acme").places) == {1, 3, 5, 6}
         assert found(vault, 1, 2, 3, 4) == {1: {first[1]}, 3: {first[3], again[3]}}
         assert found(vault, 5, 6, 7) == {5: {after[5]}, 6: {after[6]}}
         vault.drop("acme")
-        assert (vault.versions("acme"), found(vault, 1, 3, 5, 6)) == (set(), {})
+        assert (set(vault._known("acme").places), found(vault, 1, 3, 5, 6)) == (set(), {})
 
     @pytest.mark.parametrize("opened", ["still", "anew"])
     def test_leaves_out_what_is_torn(self, tmp_path: Path, opened: str) -> None:
@@ -107,7 +107,7 @@ class TestWaiting:
             return record_at(raw, place)
 
         monkeypatch.setattr(vaults, "_record_at", slow)
-        assert (vault.versions("acme"), through) == ({1}, [True])  # the whole of it, as it is met for the first time
+        assert (set(vault._known("acme").places), through) == ({1}, [True])  # the whole of it, as it is met for the first time
 
 
 @pytest.mark.service
@@ -157,7 +157,7 @@ class TestBounds:
         for tenant, own in put.items():
             vault.erase(tenant, [1, 2])
             vault.put(tenant, keys(51))
-            assert vault.versions(tenant) == {*range(3, 52)}
+            assert set(vault._known(tenant).places) == {*range(3, 52)}
             assert vault.get(tenant, [3])[3] == {own[3].id: own[3]}
             assert vault.size_bytes <= 50_000
         for tenant in put:
@@ -187,7 +187,7 @@ class TestBounds:
         for thread in threads:
             thread.join(WAIT_S)
         for name in names:
-            assert vault.versions(name) == Vault(tmp_path).versions(name) == {v for v in range(1, 41) if v % 4 != 3}
+            assert set(vault._known(name).places) == set(Vault(tmp_path)._known(name).places) == {v for v in range(1, 41) if v % 4 != 3}
 
 
 @pytest.mark.service
@@ -202,12 +202,12 @@ async def test_keys_of_commits_that_never_came_through_are_swept_when_none_can_b
         await fill(store, f"sweep-{number}", 1)
     vault.put("sweep-0", keys(2))  # of a commit that was given up
     await store.load("sweep-0", MODEL)
-    assert vault.versions("sweep-0") == {1, 2} and len(store._put_at) == 3
-    monkeypatch.setattr("memory.store.HINDSIGHT_S", 0.0)
+    assert set(vault._known("sweep-0").places) == {1, 2} and len(vault._put_at) == 3
+    monkeypatch.setattr("memory.vault.HINDSIGHT_S", 0.0)
     await store.load("sweep-0", MODEL)
-    assert vault.versions("sweep-0") == {1}
+    assert set(vault._known("sweep-0").places) == {1}
     await store.commit("sweep-2", write(2), fingerprint=MODEL)
-    assert list(store._put_at) == ["sweep-2"]
+    assert list(vault._put_at) == ["sweep-2"]
     await store.drop("sweep-2")
-    assert not store._put_at
+    assert not vault._put_at
     await store.close()
