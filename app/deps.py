@@ -57,12 +57,13 @@ async def key_of(request: Request) -> ApiKey:
     return key
 
 
-def _tenant_with(scope: Scope) -> Callable[[Request, ApiKey], Awaitable[str]]:
+def _tenant_with(scope: Scope, *, reads: bool = True) -> Callable[[Request, ApiKey], Awaitable[str]]:
     async def tenant(request: Request, key: Annotated[ApiKey, Depends(key_of)]) -> str:
-        """The tenant of a key that has the scope, its memory at the version that the request has seen, or later."""
+        """The tenant of a key that has the scope; where the route reads it, its memory at the version that the request has seen,
+        or later."""
         if scope not in key.scopes:
             raise Forbidden(f"this needs the scope {scope!r}, the key has {', '.join(key.scopes)}")
-        if (seen := request.headers.get(VERSION)) is not None and scope != "admin":
+        if reads and (seen := request.headers.get(VERSION)) is not None:
             if not seen.isascii() or not seen.isdigit() or len(seen) > 15:
                 error = {"type": "int_parsing", "loc": ("header", VERSION), "msg": f"got {seen[:40]!r}, wanted a version's number"}
                 raise RequestValidationError([error])
@@ -115,4 +116,5 @@ Guarding = Annotated[Access, Depends(access_of)]
 Serving = Annotated[Service, Depends(service_of)]
 Reader = Annotated[str, Depends(_tenant_with("read"))]  # the tenant of a key that may read
 Writer = Annotated[str, Depends(_tenant_with("write"))]
-Admin = Annotated[str, Depends(_tenant_with("admin"))]
+Eraser = Annotated[str, Depends(_tenant_with("write", reads=False))]  # as Writer; what cannot be read can be erased
+Admin = Annotated[str, Depends(_tenant_with("admin", reads=False))]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from app.schemas import TTL, Body, FactId, FactOut, Metadata
+from app.schemas import TTL, Body, FactId, FactOut, Metadata, Time
 
 Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
@@ -44,8 +44,8 @@ class FactImport(Body):
     prompt: str = Field(max_length=4000)
     target: str = Field(max_length=2000)
     metadata: Metadata = Field(default_factory=dict, max_length=32)
-    created_at: float | None = None
-    expires_at: float | None = None
+    created_at: Time | None = None
+    expires_at: Time | None = None
     version: int | None = None
     superseded_at: int | None = None
     key: str | None = Field(None, max_length=100_000)
@@ -83,8 +83,8 @@ class TenantStats(Body):
 
 class TenantErased(Body):
     tenant: str
-    version: int = Field(description="the only thing that is left: versions go on from here")
-    facts: int
+    version: int = Field(description="versions go on from here; this and a count of snapshots are all that is left")
+    facts: int = Field(description="whose data keys were destroyed, history included")
     erased_at: float
 
 

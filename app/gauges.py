@@ -29,7 +29,11 @@ def _snapshot_age(service: Service) -> float:
 GAUGES: dict[str, tuple[str, Callable[[Service], float]]] = {
     "larimar_facts": ("Facts in loaded memories", lambda s: sum(map(len, _memories(s)))),
     "larimar_pages": ("Pages in loaded memories", lambda s: sum(memory.pages for memory in _memories(s))),
-    "larimar_memory_bytes": ("Bytes of pages in use", lambda s: sum(memory.size_bytes for memory in _memories(s))),
+    "larimar_memory_bytes": (
+        "Bytes of pages in use, and of facts and their index",
+        lambda s: sum(memory.size_bytes for memory in _memories(s)),
+    ),
+    "larimar_key_index_bytes": ("Bytes of the index of data keys in files, 64 MiB at most", lambda s: s.tenants.store.index_bytes),
     "larimar_loaded_tenants": ("Tenants in memory", lambda s: len(s.tenants.loaded)),
     "larimar_queue_depth": ("Jobs waiting for the inference thread", lambda s: s.worker.depth),
     "larimar_queue_size": ("Jobs that may wait for the inference thread", lambda s: s.worker.size),

@@ -89,6 +89,20 @@ class Memories:
                     yield tenant
                     return
 
+    @asynccontextmanager
+    async def _locked_unread(self, name: str) -> AsyncIterator[Tenant]:
+        """As `_locked`, for what needs nothing of the tenant: it is not loaded for this, and may be one that cannot be. Whoever
+        asks for it meanwhile waits, and then loads it if it is still `broken`."""
+        while True:
+            if (loading := self._loading.get(name)) is not None:
+                await asyncio.wait([loading])  # or what it read before would be put in place after
+                continue
+            tenant = self._tenants.setdefault(name, Tenant(name, self._empty(), stale=True, broken=True))
+            async with tenant.lock:
+                if self._tenants.get(name) is tenant:
+                    yield tenant
+                    return
+
     def _empty(self) -> EpisodicMemory:
         return EpisodicMemory(self.model.key_dim, self.pages, self.scope, self.model.device)
 

@@ -13,7 +13,9 @@ from pydantic_core import PydanticCustomError
 FactId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Scalar = str | int | float | bool | None
-TTL = Annotated[float, Field(gt=0, le=3_155_760_000)]  # seconds; 100 years
+LONGEST_S = 3_155_760_000  # 100 years
+TTL = Annotated[float, Field(gt=0, le=LONGEST_S)]  # seconds
+Time = Annotated[float, Field(ge=0, le=253_402_300_799)]  # Unix time, up to the last second that a calendar knows, of the year 9999
 GROUP = "text"  # the metadata that tells which text a fact is of
 OnConflict = Literal["supersede", "error", "version"]
 NAME_CHARS = 100  # of metadata

@@ -21,7 +21,7 @@ from app.metrics import Metrics
 from app.schemas import FactIn, OnConflict
 from app.tenant import Committed
 from app.tenants import Answer, Tenants
-from app.worker import InferenceWorker, Spoken, each
+from app.worker import TOGETHER, InferenceWorker, Spoken, each
 from app.writes import Writes
 from memory.bridge import best
 from memory.episodic import EpisodicMemory
@@ -35,7 +35,7 @@ from models.sampling import Generation, Sampling
 Use = Literal["auto", "on", "off"]
 T = TypeVar("T")
 U = TypeVar("U")
-TOGETHER, READ_TOGETHER = 32, 8  # texts that one job encodes; queries that one reads with, and with the judge
+READ_TOGETHER = 8  # queries that one job reads with, and with the judge
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ CLIENT_NAMES = ("LARIMAR_URL", "LARIMAR_API_KEY")  # read by the client commands
 SECRETS = Path("/run/secrets")
 STORE_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:[0-9]{1,5})?")
+YEAR_S = 31_536_000  # no wait is longer: operating systems and stores count in numbers that end
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -56,7 +57,7 @@ class Settings(BaseSettings):
     memory_budget_mb: int = Field(4096, ge=0, description="MiB of loaded memories before idle ones are evicted; 0: no limit.")
     tenant_max_facts: int = Field(0, ge=0, description="Facts a tenant may hold, kept histories included; 0: no limit.")
     tenant_max_mb: int = Field(0, ge=0, description="MiB a tenant's memory may take; 0: no limit.")
-    read_wait_s: float = Field(2.0, ge=0, description="Seconds a read waits for the version its Larimar-Version header asks for.")
+    read_wait_s: float = Field(2.0, ge=0, le=YEAR_S, description="Seconds a read waits for the version that its Larimar-Version asks for.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     workers: int = Field(1, ge=1, le=64, description="Server processes; each owns a device. More than one share a Redis.")
     decoder: str = Field("smollm2-135m", min_length=1, description="A registered decoder, a local folder or a hub name.")
@@ -78,12 +79,12 @@ class Settings(BaseSettings):
     cors_origins: str = Field("", description="Origins of web pages that may call the server, comma-separated; empty: none.")
     docs: bool = Field(True, description="Serve the interactive documentation at /docs and the schema at /openapi.json.")
     snapshot_every: int = Field(256, ge=1, description="Changes of a memory after which it is snapshotted.")
-    snapshot_s: float = Field(30.0, gt=0, description="Seconds after which changed memories are snapshotted.")
+    snapshot_s: float = Field(30.0, gt=0, le=YEAR_S, description="Seconds after which changed memories are snapshotted.")
     max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body, in bytes.")
-    body_timeout_s: float = Field(10.0, gt=0, description="Seconds the headers, and then the body, of a request may take to come.")
+    body_timeout_s: float = Field(10.0, gt=0, le=YEAR_S, description="Seconds the headers, and then the body, of a request may take.")
     max_new_tokens: int = Field(512, ge=1, description="Most tokens one request may generate.")
-    request_timeout_s: float = Field(120.0, gt=0, description="Seconds a request may take before it gets 504.")
-    store_timeout_s: float = Field(5.0, gt=0, description="Seconds the store may take to connect or answer.")
+    request_timeout_s: float = Field(120.0, gt=0, le=YEAR_S, description="Seconds a request may take before it gets 504.")
+    store_timeout_s: float = Field(5.0, gt=0, le=YEAR_S, description="Seconds the store may take to connect or answer.")
     metrics_tenants: int = Field(0, ge=0, le=1000, description="Tenants that get a label of their own in metrics; 0: none.")
     admin_port: int | None = Field(None, ge=1, le=65535, description="A port of its own for /metrics and /admin; empty: the same port.")
     admin_host: str = Field("127.0.0.1", description="Address of the admin port.")

@@ -25,6 +25,7 @@ from memory.errors import AnswerExists, StoreUnavailable, VersionConflict
 from memory.fact import Fact, held_bytes
 from memory.query import Query, Reading
 from memory.scope import AS_IT_IS, ScopeChoice
+from memory.store import Dropped
 from models.device import request_stream
 
 T = TypeVar("T")
@@ -147,23 +148,23 @@ class Tenants(Memories):
         """
         return await self._change(name, lambda memory: memory.plan_forgets(facts))
 
-    async def drop(self, name: str) -> int:
-        """Forget a tenant whole; returns the version after it."""
+    async def drop(self, name: str) -> Dropped:
+        """Forget a tenant whole, be it one that cannot be read: damaged, or of another model. Raises StoreUnavailable."""
         return await to_its_end(self._drop(name))
 
-    async def _drop(self, name: str) -> int:
-        async with self._locked(name) as tenant:
+    async def _drop(self, name: str) -> Dropped:
+        async with self._locked_unread(name) as tenant:
             tenant.stale = True  # what fails from here on may have erased something
             try:
-                version = await self.store.drop(name)
+                dropped = await self.store.drop(name, tenant.memory.version)
             except BaseException:
                 tenant.broken = True  # and what was erased does not answer, be it that nothing can be loaded
                 raise
             tenant.memory = self._empty()  # which is all that the store has now: nothing can fail after the erasure
-            tenant.memory.version = version
+            tenant.memory.version = dropped.version
             tenant.changes_since_snapshot, tenant.changed_at, tenant.stale, tenant.broken = 0, time.time(), False, False
             self._weigh(tenant)
-        return version
+        return dropped
 
     async def read(
         self,

@@ -26,7 +26,7 @@ from models.sequence import TextSequence
 P = ParamSpec("P")
 T = TypeVar("T")
 Item = TypeVar("Item")
-TOGETHER = 32  # jobs of one kind that run as one
+TOGETHER = 32  # jobs of one kind that run as one, and texts that one job encodes
 ROUND_S = 0.02  # how long jobs may hold up the next token
 FOLLOW_UP_S = 0.0003  # a request's next job comes this soon after its last one: wait for it before the next token
 SHARE = 0.75  # of the queue that one tenant may fill

@@ -6,10 +6,8 @@ import asyncio
 
 from app.shelter import apart
 from app.tenant import Committed
-from app.tenants import Tenants
+from app.tenants import BLOCK, Tenants
 from memory.fact import Fact
-
-BLOCK = 256  # facts in one commit
 
 
 class Writes:

@@ -24,8 +24,6 @@ from memory.readout import Readout
 
 AddressingName = Literal["kernel", "pseudo-inverse"]
 
-_SEED = 2403_11901 % 2**31
-
 
 class Addressing(Protocol):
     """For N facts with keys A (N, D) float64 and codes Z (N, W) float32: S⁻¹ (R, R) and M (R, W), float64."""
@@ -131,7 +129,7 @@ class PseudoInverseAddressing:
 
     @property
     def identity(self) -> str:
-        return f"pseudo-inverse slots={self.slots} ridge={self.ridge} seed={_SEED}"
+        return f"pseudo-inverse slots={self.slots} ridge={self.ridge} seed={algebra.SEED}"
 
     def rows(self, facts: int) -> int:  # noqa: ARG002  (the paper's M has all its rows from the start)
         return self.slots
@@ -172,6 +170,6 @@ class PseudoInverseAddressing:
 @functools.lru_cache(maxsize=8)
 def _pseudo_inverse(slots: int, dim: int, device: torch.device) -> Tensor:
     """M_ref† (D, K) of the fixed M_ref (K, D) ~ N(0, 1/D). NumPy freezes `RandomState`'s streams, so it is the same everywhere."""
-    drawn = np.random.RandomState([_SEED, slots, dim]).standard_normal((slots, dim)) / dim**0.5
+    drawn = np.random.RandomState([algebra.SEED, slots, dim]).standard_normal((slots, dim)) / dim**0.5
     inverse: Tensor = torch.linalg.pinv(torch.from_numpy(drawn))
     return inverse.to(device)

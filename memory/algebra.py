@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+SEED = 2403_11901 % 2**31  # of all that is random and must be the same everywhere: reference memories, directions of words
+
 
 def kernel(a: Tensor, b: Tensor, beta: float) -> Tensor:
     """κ of every row of `a` (N, D) with every row of `b` (B, D), or with one vector `b` (D,): (N, B) or (N,)."""

@@ -12,6 +12,8 @@ from memory import lua
 from memory.errors import AnswerExists, StoreCorrupt, StoreUnavailable, VersionConflict
 from memory.link import Link, as_list
 
+HINDSIGHT_S = 60.0  # a commit has come through by then, or never will
+
 
 class CommitUnknown(StoreUnavailable):
     """A commit was sent, and then nobody could be asked, or something after it failed: it may have come through, or still may.

@@ -10,7 +10,7 @@
     larimar:{tenant}:spent        sorted set; digest of an Idempotency-Key whose fact was replaced or forgotten, by when it was used;
                                   at most answer.MOST_SPENT, with an expiry
     larimar:{tenant}:lease        string; the token of who may write a snapshot, with an expiry
-    larimar:{tenant}:fence        string; the last token given
+    larimar:{tenant}:fence        string; the last token given. Tokens only rise: it stays when the tenant is erased (lua.py)
     larimar:{tenant}:turn         string; the writer whose commit comes next, with an expiry
 
 The braces are Redis Cluster's hash tag: all of a tenant is on one node, where a script can change it in one
@@ -84,8 +84,8 @@ class Keys:
 
     @property
     def all(self) -> list[str]:
-        """Log and pages first."""
-        return [self.log, self.pages, self.parts, self.data_keys, self.answers, self.spent, self.lease, self.fence, self.turn]
+        """Log, pages, data keys and fence first."""
+        return [self.log, self.pages, self.data_keys, self.fence, self.parts, self.answers, self.spent, self.lease, self.turn]
 
 
 LOGS = "larimar:{*}:log"  # pattern of every tenant's log

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from memory.cluster import ELSEWHERE, Client, near, ready, servers
 from memory.durability import LEVELS, Durability, Level, probe
-from memory.errors import StoreCorrupt, StoreUnavailable
+from memory.errors import PromiseBroken, StoreCorrupt, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -98,10 +98,15 @@ class Link:
         return self._known[client]
 
     async def ask(self) -> Durability:
-        """As `durability`, after every server was asked anew. Raises as `durability_of`."""
-        self.doubt()
+        """As `durability`, after every server was asked anew; what is known holds until they have answered. Raises as `durability_of`."""
+        found: dict[Redis, Durability] = {}
         for client in servers(self.client):
-            await self.durability_of(client)
+            try:
+                found[client] = await probe(client, self.level, self.replicas)
+            except PromiseBroken:
+                self._known.pop(client, None)  # commits ask for themselves, and are refused
+                raise
+        self._known = found
         assert self.durability is not None
         return self.durability
 

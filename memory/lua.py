@@ -5,11 +5,15 @@ arguments are complete) before its first write; what is left is a server out of 
 at its start.
 
 KEYS are the tenant's log and pages, then what else the script needs. Lists among ARGV stand after their length.
+
+Fencing tokens only rise, for as long as the store has the tenant's name: LEASE alone gives them, and no script takes the last one
+away, an erasure (DROP) neither. A server that was stopped while it wrote a snapshot knows nothing of what happened meanwhile. If its
+token could be given again, its late parts would be taken for those of the new holder.
 """
 
 from __future__ import annotations
 
-_SHARED = """
+_FUNCTIONS = """
 local log, pages = KEYS[1], KEYS[2]
 local next_argument = 1
 local function take()
@@ -38,10 +42,16 @@ local function last_version()
     if info[i] == 'last-generated-id' then return tonumber(string.match(info[i + 1], '^%d+')) end
   end
 end
+"""
+
+_SHARED = (
+    _FUNCTIONS
+    + """
 if not (has_type(log, 'stream') and has_type(pages, 'hash')) then
   return redis.error_reply('WRONGTYPE a key of this tenant is not what the store wrote')
 end
 """
+)
 
 # The end of scripts with a lease in KEYS[3] and parts in KEYS[4]: parts of pages that `named` does not hold go, and the lease.
 _SWEEP = """
@@ -196,19 +206,39 @@ redis.call('XTRIM', log, 'MAXLEN', 0)
     + _SWEEP
 )
 
-# KEYS: all of the tenant's. Erases everything but the number of the last version, plus one: other servers must notice.
-# Returns {COMMITTED, version}; version 0 if there was nothing.
+# KEYS: log, pages, data keys, fence, then the tenant's others. ARGV: the last version that the caller knows of. Erases everything
+# but the fence and the number of the last version, plus one: other servers must notice. Nothing is read that may be damaged: where
+# a number is not to be had, the time in milliseconds stands for it, as no tenant has had so many changes or snapshots. Returns
+# {COMMITTED, version, data keys that were destroyed}; version 0 if there was nothing.
 DROP = (
-    _SHARED
+    _FUNCTIONS
     + """
-local last = last_version()
-if last == nil and redis.call('EXISTS', pages) == 0 then return {0, 0} end
-last = (last or tonumber(redis.call('HGET', pages, 'floor') or 0)) + 1
-redis.call('DEL', unpack(KEYS))
-redis.call('XADD', log, last .. '-0', 'dropped', '')
+local keys, fence, erased, there = KEYS[3], KEYS[4], {}, false
+for i = 1, #KEYS do
+  if KEYS[i] ~= fence then
+    table.insert(erased, KEYS[i])
+    there = there or redis.call('EXISTS', KEYS[i]) == 1
+  end
+end
+if not there then return {0, 0, 0} end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function version_in(found)
+  local number = found and string.match(found, '^%d+$') and tonumber(found)
+  return number and number < 2 ^ 53 - 1 and number or nil
+end
+local last = has_type(log, 'stream') and last_version()
+last = version_in(last and string.format('%.0f', last)) or now
+local floor = has_type(pages, 'hash') and version_in(redis.call('HGET', pages, 'floor'))
+last = math.max(last, floor or 0, tonumber(take())) + 1
+local count = has_type(keys, 'hash') and redis.call('HLEN', keys) or 0
+local numbered = has_type(fence, 'string') and string.match(redis.call('GET', fence) or '0', '^%d+$')
+redis.call('DEL', unpack(erased))
+if not numbered then redis.call('SET', fence, string.format('%.0f', now)) end
+redis.call('XADD', log, string.format('%.0f-0', last), 'dropped', '')
 redis.call('XTRIM', log, 'MAXLEN', 0)
-redis.call('HSET', pages, 'floor', last, 'reach', last)
-return {0, last}
+redis.call('HSET', pages, 'floor', string.format('%.0f', last), 'reach', string.format('%.0f', last))
+return {0, last, count}
 """
 )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
-from functools import lru_cache
 from itertools import islice
 
 WORDS = 64  # of a sentence are looked at: comparing words takes time with the product of their numbers
@@ -95,7 +94,6 @@ def alike(a: str, b: str) -> bool:
     return near and _typo(a, b)
 
 
-@lru_cache(maxsize=65_536)
 def _typo(a: str, b: str) -> bool:
     """Whether most letters match in runs (Ratcliff and Obershelp). What is common in order is counted first: no runs hold more,
     and it takes a fiftieth of the time."""

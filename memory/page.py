@@ -172,7 +172,8 @@ class Page:
     def without(self, rows: Sequence[int]) -> Page:
         """A new page without these rows. It will be solved afresh from the remaining facts: its bits depend on those alone, so
         nothing of a forgotten fact is left, not even in the rounding."""
-        kept = [row for row in range(len(self)) if row not in set(rows)]
+        gone = set(rows)
+        kept = [row for row in range(len(self)) if row not in gone]
         width = max((self.widths[row] for row in kept), default=0)
         fresh = Page(self.settings, self.dim, width, self.device)
         fresh._keys[: len(kept)] = self.keys[kept]

@@ -23,13 +23,14 @@ class Register:
     """
 
     def __init__(self, dim: int, clean: Callable[[str], str] = str) -> None:
-        self.size_bytes = 0
+        self.history = 0  # how many facts newer ones have replaced
+        self._held = 0  # bytes of the facts
         self._clean = clean
         self._facts: dict[str, Fact] = {}
         self._page_of: dict[str, int] = {}
         self._by_version: dict[int, str] = {}
         self._by_prompt: dict[str, tuple[str, ...]] = {}  # several only of an earlier version, which told more prompts apart
-        self._history: set[str] = set()
+        self._history: dict[int, set[str]] = {}  # by page
         self._ids: list[str] = []  # of all facts, sorted
         self._directory = Directory(dim)
 
@@ -38,9 +39,9 @@ class Register:
         return len(self._directory)
 
     @property
-    def history(self) -> int:
-        """How many facts newer ones have replaced."""
-        return len(self._history)
+    def size_bytes(self) -> int:
+        """About how many bytes the facts and their entries take, and rows of the directory that are spare."""
+        return self._held + self._directory.spare_bytes
 
     def __contains__(self, fact_id: str) -> bool:
         return fact_id in self._facts
@@ -77,7 +78,7 @@ class Register:
 
     def history_of(self, page: int) -> list[Fact]:
         """The facts of a page that newer ones have replaced, in the order of their ids."""
-        return [self._facts[fact_id] for fact_id in sorted(self._history) if self._page_of[fact_id] == page]
+        return [self._facts[fact_id] for fact_id in sorted(self._history.get(page, ()))]
 
     def facts(self, after: str = "", limit: int = 100, where: Callable[[Fact], bool] = is_current) -> list[Fact]:
         """Facts in the order of their ids, those behind `after` that `where` holds for."""
@@ -95,9 +96,10 @@ class Register:
         """Add facts of one page, for much less than one by one."""
         for fact in facts:
             self._facts[fact.id], self._page_of[fact.id], self._by_version[fact.version] = fact, page, fact.id
-            self.size_bytes += held_bytes(fact)
+            self._held += held_bytes(fact)
             if fact.until:
-                self._history.add(fact.id)
+                self._history.setdefault(page, set()).add(fact.id)
+                self.history += 1
             else:
                 identity = self.identity(fact.prompt)
                 self._by_prompt[identity] = (*self._by_prompt.get(identity, ()), fact.id)
@@ -110,12 +112,15 @@ class Register:
             self._directory.add([fact.id for fact in current], torch.stack([fact.key for fact in current]))
 
     def remove(self, fact_id: str) -> Fact:
-        fact = self._facts.pop(fact_id)
-        del self._page_of[fact_id], self._by_version[fact.version]
+        fact, page = self._facts.pop(fact_id), self._page_of.pop(fact_id)
+        del self._by_version[fact.version]
         self._ids.pop(bisect_left(self._ids, fact_id))
-        self.size_bytes -= held_bytes(fact)
+        self._held -= held_bytes(fact)
         if fact.until:
-            self._history.remove(fact_id)
+            self._history[page].remove(fact_id)
+            if not self._history[page]:
+                del self._history[page]
+            self.history -= 1
             return fact
         self._directory.remove(fact_id)
         identity = self.identity(fact.prompt)

@@ -7,6 +7,8 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -17,7 +19,7 @@ from memory import lua, record
 from memory.answer import KEPT_S, spent
 from memory.change import Change
 from memory.cluster import Client, close, ready, servers
-from memory.commit import Commit, CommitUnknown
+from memory.commit import HINDSIGHT_S, Commit, CommitUnknown
 from memory.durability import Durability, Level
 from memory.errors import AnswerSpent, StoreUnavailable
 from memory.fact import Fact
@@ -28,12 +30,26 @@ from memory.recovery import DataKeys, Recovered, Recovery, Salvaged
 from memory.snapshots import Pages, Snapshots
 from memory.vault import Vault
 
-__all__ = ["CommitUnknown", "Recovered", "RedisStore"]
+__all__ = ["CommitUnknown", "Dropped", "Recovered", "RedisStore"]
 
 TURN_MS = 1000
-HINDSIGHT_S = 60.0  # a commit has come through by then, or never will
 EXACT_S = 16.0  # what expires sooner has a mark of just its time
 MARKS = 1000  # of expiry, in one command
+PROBE_S = 1.0  # for how long an answer about durability is enough for whoever only wants to know whether there is one
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What an erasure did.
+
+    Attributes:
+        version: the tenant's last one, after which its versions go on; 0 if there was nothing.
+        facts: whose data keys were destroyed, history included; those of commits that never came through count, too, where data
+            keys lie in files.
+    """
+
+    version: int
+    facts: int
 
 
 class RedisStore:
@@ -67,8 +83,9 @@ class RedisStore:
         self._link = Link(client, timeout_s=timeout_s, retry=retry, level=level, replicas=replicas)
         self._vault = vault
         self._snapshots = Snapshots(self._link)
-        self._swept: set[str] = set()
         self._writer = os.urandom(8)
+        self._probe: asyncio.Task[Durability] | None = None
+        self._probed_at = 0.0
 
     @property
     def durability(self) -> Level | None:
@@ -80,6 +97,11 @@ class RedisStore:
         """Whether other servers may write to this store."""
         return self._vault is None
 
+    @property
+    def index_bytes(self) -> int:
+        """About how many bytes it takes here to know where data keys lie."""
+        return self._vault.size_bytes if self._vault is not None else 0
+
     async def ping(self) -> Durability:
         """Asks the server whether it is there and what it promises.
 
@@ -89,8 +111,22 @@ class RedisStore:
 
         return await self._link.call(self._link.ask, hurry=True)
 
+    async def probed(self) -> Durability:
+        """As `ping`, asked at most once in PROBE_S for all together: whoever asks whether a server is ready needs no key."""
+        if self._probe is None or (self._probe.done() and time.monotonic() - self._probed_at > PROBE_S):
+            self._probe = asyncio.create_task(self.ping(), context=Context())  # it is no request's own
+            self._probe.add_done_callback(self._answered)
+        return await asyncio.shield(self._probe)
+
+    def _answered(self, probe: asyncio.Task[Durability]) -> None:
+        self._probed_at = time.monotonic()
+        if not probe.cancelled():
+            probe.exception()  # perhaps nobody waits any more
+
     async def close(self) -> None:
         """May be called again."""
+        if self._probe is not None:
+            self._probe.cancel()
         await close(self._link.client)
 
     async def load(self, tenant: str, fingerprint: str | None) -> Recovered:
@@ -105,19 +141,9 @@ class RedisStore:
         """
         recovered = await Recovery(self._link, Keys(tenant), self._vault, fingerprint).recover()
         if self._vault is not None:
-            await self._sweep(self._vault, tenant, recovered)
+            gone = {version for change in recovered.changes for version in change.forgets}
+            await asyncio.to_thread(self._vault.sweep, tenant, recovered.alive, gone)
         return recovered
-
-    async def _sweep(self, vault: Vault, tenant: str, recovered: Recovered) -> None:
-        """Erases data keys of facts whose forgetting was cut short and, the first time, of commits that never came through.
-        (Later, one that was given up may still be on its way.)"""
-        known = await asyncio.to_thread(vault.versions, tenant)
-        surplus = {version for change in recovered.changes for version in change.forgets} & known
-        if tenant not in self._swept:
-            surplus |= known - recovered.alive()
-        if surplus:
-            await asyncio.to_thread(vault.erase, tenant, surplus)
-        self._swept.add(tenant)
 
     async def follow(self, tenant: str, version: int, fingerprint: str) -> list[Change] | None:
         """The changes that others made after `version`; None if the log does not reach back so far: load again then.
@@ -260,8 +286,12 @@ class RedisStore:
         """Every fact of a tenant that can still be read, whatever else of it is damaged and whichever model wrote it."""
         return await Recovery(self._link, Keys(tenant), self._vault, None).salvage()
 
-    async def drop(self, tenant: str) -> int:
-        """Erases everything of a tenant; the version after it, 0 if there was nothing. Only that number is left.
+    async def drop(self, tenant: str, known: int = 0) -> Dropped:
+        """Erases everything of a tenant, be it damaged or of another model: nothing of it is read. What is left is a version and the
+        last fencing token.
+
+        Args:
+            known: the last version that the caller knows of; versions go on from it if the store has lost some.
 
         Raises:
             CommitUnknown: it is erased, and its data keys are not.
@@ -269,15 +299,15 @@ class RedisStore:
         keys = Keys(tenant)
 
         async def drop() -> list[int]:
-            return await self._link.run(lua.DROP, keys.all, [])
+            return await self._link.run(lua.DROP, keys.all, [known])
 
-        version = int((await self._link.call(drop, tenant=tenant))[1])
+        _, version, destroyed = await self._link.call(drop, tenant=tenant)
         if self._vault is not None:
             try:
-                await asyncio.to_thread(self._vault.drop, tenant)
+                destroyed += await asyncio.to_thread(self._vault.drop, tenant)
             except StoreUnavailable as error:
                 raise CommitUnknown(f"{tenant} is erased, and its data keys are not yet: {error}; erase it again") from error
-        return version
+        return Dropped(version, destroyed)
 
     async def tenants(self) -> AsyncIterator[str]:
         """Every tenant of the store, in no order: for its administrator only."""

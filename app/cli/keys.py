@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 import typer
 
-from app.cli.listing import show
+from app.cli.listing import moment, show
 from app.cli.serve import fail, settings_or_exit
 from app.cli.store import named, with_store
 from app.keys import ApiKey, KeyNotFound, KeyRing, Scope
+from app.schemas import LONGEST_S
 
 HELP = "API keys: who may do what to which tenant's memory. They lie in the store of the settings; LARIMAR_URL is not asked."
 cli = typer.Typer(no_args_is_help=True, help=HELP)
@@ -22,11 +22,14 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def seconds(text: str) -> float:
-    """A duration such as 90d, 12h or 30m, in seconds."""
+    """A duration such as 90d, 12h or 30m, in seconds; up to 100 years."""
     found = re.fullmatch(r"([0-9]+)([smhdw])", text)
     if found is None:
         fail(f"got the duration {text!r}, wanted a number and one of s m h d w, such as 90d")
-    return float(found[1]) * SECONDS[found[2]]
+    duration = float(found[1]) * SECONDS[found[2]]
+    if duration > LONGEST_S:
+        fail(f"got the duration {text[:40]!r}, wanted 100 years at most")
+    return duration
 
 
 def _do(work: Callable[[KeyRing], Awaitable[T]]) -> T:
@@ -42,7 +45,7 @@ def _tell_store() -> None:
 
 def _show(secret: str, key: ApiKey) -> None:
     typer.echo(secret)
-    ends = f", until {datetime.fromtimestamp(key.expires_at, UTC):%Y-%m-%d %H:%M} UTC" if key.expires_at else ""
+    ends = f", until {moment(key.expires_at)} UTC" if key.expires_at else ""
     typer.echo(f"key {key.id}: tenant {key.tenant}, may {', '.join(key.scopes)}{ends}. It is shown this once.", err=True)
     _tell_store()
 
@@ -87,8 +90,8 @@ def list_keys(as_json: Annotated[bool, typer.Option("--json", help="a JSON line 
 def _row(key: ApiKey, now: float) -> tuple[str, ...]:
     state = "revoked" if key.revoked_at else "usable" if key.usable(now) else "expired"
     if state == "usable" and key.expires_at:
-        state += f" until {datetime.fromtimestamp(key.expires_at, UTC):%Y-%m-%d %H:%M}"
-    return key.id, key.tenant, ", ".join(key.scopes), key.name, f"{datetime.fromtimestamp(key.created_at, UTC):%Y-%m-%d %H:%M}", state
+        state += f" until {moment(key.expires_at)}"
+    return key.id, key.tenant, ", ".join(key.scopes), key.name, moment(key.created_at), state
 
 
 @cli.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,3 +27,11 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]], console: Console | 
     for row in rows:
         table.add_row(*map(escape, row))
     unwrapped(console or Console(highlight=False)).print(table, crop=False)
+
+
+def moment(at: float) -> str:
+    """A Unix time in UTC, to the minute; one that no calendar holds, as facts of earlier versions may have, as its number."""
+    try:
+        return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"
+    except (OverflowError, ValueError, OSError):
+        return f"{at:g}"

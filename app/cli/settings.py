@@ -18,7 +18,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _bounds(field: FieldInfo) -> str:
-    found = [f"{sign} {getattr(m, name):g}" for m in field.metadata for kind, (sign, name) in _SIGNS.items() if isinstance(m, kind)]
+    found = [f"{sign} {getattr(m, name):.10g}" for m in field.metadata for kind, (sign, name) in _SIGNS.items() if isinstance(m, kind)]
     return f" ({', '.join(found)})" if found else ""
 
 

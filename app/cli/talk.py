@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from app.cli.listing import show
+from app.cli.listing import moment, show
 from app.cli.serve import fail
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def list_facts(
             print(fact.model_dump_json())
     else:
         head = "id", "prompt", "target", "taught"
-        show(head, [(f.id, f.prompt, f.target, f"{datetime.fromtimestamp(f.created_at, UTC):%Y-%m-%d %H:%M}") for f in listed])
+        show(head, [(f.id, f.prompt, f.target, moment(f.created_at)) for f in listed])
     if len(found) > limit:
         told.print(f"[dim]the first {limit}; there are more (--limit)[/dim]")
 
@@ -185,7 +184,7 @@ def import_facts(file: Annotated[Path, typer.Argument(help="JSON lines of prompt
                     record["ttl_s"] = expires_at - time.time()
                 client.teach(record.pop("prompt"), record.pop("target"), **record)
                 taught += 1
-            except (ValueError, KeyError, AttributeError, TypeError, LarimarError) as error:
+            except (ValueError, KeyError, AttributeError, TypeError, OverflowError, LarimarError) as error:
                 wanted = "" if isinstance(error, LarimarError) else "wanted an object with prompt and target: "
                 told.print(f"[red]line {number}[/red]: {wanted}{escape(str(error))}")
                 refused += 1

@@ -72,6 +72,25 @@ def repair(
 
 
 @cli.command()
+def delete(
+    tenant: Annotated[str, typer.Argument(help="its name")],
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Erase everything of a tenant, be it damaged or of another model: nothing of it is read."""
+    if not yes:
+        typer.confirm(f"erase every fact of {tenant}, for good?", abort=True, err=True)
+
+    async def work() -> None:
+        async with opened() as store:
+            dropped = await store.drop(tenant)
+            if not dropped.version:
+                raise ValueError(f"there is no tenant {tenant!r}; `larimar tenants list` shows all")
+            typer.echo(f"the memory of {tenant} is erased: the data keys of {dropped.facts} facts are destroyed", err=True)
+
+    _run(work())
+
+
+@cli.command()
 def reencode(names: Annotated[list[str] | None, typer.Argument(help="tenants; all when none is named")] = None) -> None:
     """Encode the facts of a memory anew, for the model of the settings. Until each is done, servers of the model before go on with it."""
 

@@ -13,7 +13,7 @@ from app.deps import Admin, Guarding
 from app.exchange import Action
 from app.keys import ApiKey, Scope
 from app.routes.facts import REFUSED
-from app.schemas import Body, Problem
+from app.schemas import TTL, Body, Problem
 
 router = APIRouter(prefix="/admin", tags=["admin"], responses=REFUSED)
 GONE: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
@@ -32,7 +32,7 @@ class KeyIn(Body):
     tenant: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     scopes: list[Scope] = Field(["read", "write"], min_length=1, max_length=3)
     name: str = Field("", max_length=200, description="for people")
-    expires_in_s: float | None = Field(None, gt=0, le=3.2e9)
+    expires_in_s: TTL | None = None
     requests: Limit = Field("", examples=["600/minute"])
     tokens: Limit = Field("", examples=["20000/minute"])
     facts: Limit = Field("", examples=["1000/day"])

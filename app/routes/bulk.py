@@ -17,10 +17,10 @@ from app.errors import BodyTooLarge, QueueFull, describe, failed, invalid
 from app.lines import line_of
 from app.schemas import BulkLine, FactIn, LineError
 from app.service import Encoded, Service
+from app.worker import TOGETHER
 
 router = APIRouter(tags=["facts"])
 PATH = "/facts:bulk"
-TOGETHER = 32  # facts encoded and committed, or forgotten, as one
 PAUSE_S = 0.05  # before a busy server is asked again
 Read = tuple[int, FactIn | Exception]
 Tell = Callable[[Sequence[BulkLine]], Awaitable[None]]

@@ -26,7 +26,7 @@ async def ready(request: Request, response: Response) -> dict[str, object]:
     if service:
         checks["worker"] = "ok" if service.worker.alive else "dead"
         try:
-            checks["store"] = f"ok ({(await service.tenants.store.ping()).level})"
+            checks["store"] = f"ok ({(await service.tenants.store.probed()).level})"
         except MemoryError_ as error:
             checks["store"] = f"unavailable: {error}"
         checks["snapshots"] = service.tenants.snapshot_failure or "ok"

@@ -8,10 +8,14 @@ import signal
 import threading
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from app import background, expiry
+from memory import link
+from memory.durability import Durability
 from memory.embedded import EmbeddedValkey
 from memory.errors import StoreUnavailable
 from tests.app.holding import fact, holding
@@ -75,6 +79,25 @@ def test_a_task_that_ended_is_told_by_readiness(monkeypatch: pytest.MonkeyPatch)
     with serving() as client:
         answer = client.get("/health/ready")
         assert answer.status_code == 503 and answer.json()["checks"]["background"] == "expiry ended"
+
+
+@pytest.mark.service
+def test_probes_of_readiness_cost_the_store_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may probe. Nor do they make the next write ask the store what it promises."""
+    asked, ask = list[object](), link.probe
+
+    async def counted(client: Redis, *wanted: Any) -> Durability:
+        asked.append(client)
+        return await ask(client, *wanted)
+
+    monkeypatch.setattr("memory.store.PROBE_S", 3600.0)
+    with serving() as client:
+        monkeypatch.setattr("memory.link.probe", counted)
+        for _ in range(20):
+            answer = client.get("/health/ready")
+            assert answer.status_code == 200 and answer.json()["checks"]["store"] == "ok (disk)"
+        assert client.post("/facts", json={"prompt": "the capital of zor is", "target": "kal"}).status_code == 201
+        assert len(asked) == 1
 
 
 @pytest.mark.service

@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
+import redis
 import structlog
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from app import __version__
 from app.cli import cli
-from app.cli.listing import show
+from app.cli.listing import moment, show
 from app.cli.store import named
 from app.client import Client
 from app.fact_schemas import FactImport
@@ -25,6 +27,7 @@ from app.schemas import GenerateOut, GenerateTimings, MemoryUse, Usage
 from app.settings import PREFIX, Settings
 from app.transfer import saved
 from memory.embedded import EmbeddedValkey
+from memory.keys import Keys
 from memory.recovery import Salvaged
 from tests.app.holding import fact
 from tests.app.hosting import hosted
@@ -115,6 +118,22 @@ def test_a_tenant_that_is_not_there_is_not_encoded_anew() -> None:
     assert done.exit_code == 1 and "there is no tenant 'nonesuch'" in done.output and "Traceback" not in done.output
 
 
+def test_a_tenant_that_cannot_be_read_is_deleted(tmp_path: Path) -> None:
+    with hosted(tmp_path) as client:
+        for number in range(2):
+            assert client.post("/facts", json={"prompt": f"the colour of ship {number} is", "target": "red"}).status_code == 201
+    with EmbeddedValkey(tmp_path) as valkey, redis.Redis(unix_socket_path=valkey.url.removeprefix("unix://")) as client:
+        client.set(Keys("default").parts, "not ours")
+        client.xdel(Keys("default").log, "1-0")
+    assert "is damaged" in run("tenants", "list").output
+    refused = CliRunner().invoke(cli, ["tenants", "delete", "default"], input="n\n")
+    assert refused.exit_code == 1 and "is damaged" in run("tenants", "list").output
+    done = run("tenants", "delete", "default", "--yes")
+    assert done.exit_code == 0 and "the data keys of 2 facts are destroyed" in done.output
+    assert "0 facts" in run("tenants", "list").output and not list((tmp_path / "keys").iterdir())
+    assert "there is no tenant 'nonesuch'" in run("tenants", "delete", "nonesuch", "--yes").output
+
+
 def test_an_unknown_decoder_is_told_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("smollm", "minilm-l6"):
         monkeypatch.setenv(f"{PREFIX}DECODER", name)
@@ -135,6 +154,50 @@ def test_export_is_what_import_reads(url: str, tmp_path: Path, monkeypatch: pyte
     assert "line 4" in done.output and "line 5" in done.output
     for fact_id in ids:
         assert run("forget", fact_id).exit_code == 0
+
+
+@pytest.mark.parametrize("field", ["created_at", "expires_at"])
+@pytest.mark.parametrize("bad", ["-1e308", "1e308", "-1", "253402300800", "1e999", "NaN", '"today"'])
+def test_times_that_no_calendar_holds_are_refused_by_name(url: str, monkeypatch: pytest.MonkeyPatch, field: str, bad: str) -> None:
+    """One of them ended the list of all facts."""
+    monkeypatch.setenv("LARIMAR_URL", url)
+    body = f'{{"facts": [{{"id": "when", "prompt": "the age of ship 9 is", "target": "red", "{field}": {bad}}}]}}'
+    refused = httpx.post(f"{url}/tenants/default/import", content=body, headers={"Content-Type": "application/json"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+    assert [error["field"] for error in refused.json()["errors"]] == [f"facts.0.{field}"]
+    listed = run("facts", "list")
+    assert listed.exit_code == 0 and "when" not in listed.output
+
+
+def test_the_first_and_the_last_second_of_the_calendar_are_listed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARIMAR_URL", url)
+    facts = [{"id": f"at-{at}", "prompt": f"the age of ship {at} is", "target": "red", "created_at": at} for at in (0, 253402300799)]
+    assert httpx.post(f"{url}/tenants/default/import", json={"facts": facts}).json()["imported"] == 2
+    listed = run("facts", "list").output
+    assert "1970-01-01 00:00" in listed and "9999-12-31 23:59" in listed
+    for at in (0, 253402300799):
+        assert run("forget", f"at-{at}").exit_code == 0
+
+
+@pytest.mark.parametrize("at", [-1e308, 1e308, float("inf"), float("nan"), -1e12])
+def test_a_time_that_was_stored_before_times_had_bounds_is_shown_as_its_number(at: float) -> None:
+    assert moment(at) == f"{at:g}"
+
+
+@pytest.mark.parametrize("words", [("keys", "create", "--tenant", "a", "--expires"), ("teach", "a b", "c", "--ttl")])
+def test_a_duration_is_100_years_at_most(words: tuple[str, ...]) -> None:
+    for much in ("36526d", "9" * 400 + "w"):
+        done = run(*words, much)
+        assert done.exit_code == 1 and "wanted 100 years at most" in done.stderr and done.stdout == ""
+
+
+def test_a_line_whose_time_is_no_number_is_refused_alone(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARIMAR_URL", url)
+    bad = "1" + "0" * 400, "1e999", "NaN", '"x"'
+    file = tmp_path / "facts.jsonl"
+    file.write_text("\n".join(f'{{"prompt": "the age of ship 7 is", "target": "red", "expires_at": {at}}}' for at in bad))
+    done = run("facts", "import", str(file))
+    assert done.exit_code == 1 and "0 facts taught, 4 lines refused" in done.output
 
 
 def test_a_fact_that_was_to_expire_still_does_after_export_and_import(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

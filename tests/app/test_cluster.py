@@ -20,7 +20,7 @@ from memory.cluster import Client, close, near, ready, servers
 from memory.connection import connect
 from memory.errors import PromiseBroken, StoreUnavailable, VersionConflict
 from memory.keys import Keys
-from memory.store import RedisStore
+from memory.store import Dropped, RedisStore
 from tests.memory.changes import MODEL, fact, fill, forget, write
 
 pytestmark = [pytest.mark.service, pytest.mark.anyio]
@@ -79,7 +79,12 @@ async def test_tenants_are_spread_and_each_lies_on_one_node(cluster: Cluster, cl
     assert {name for name, _ in await store.due(6.0)} == set(TENANTS) - {"alpha"}
     assert [hit async for hit in keys_with(client, [Needle("word", b"rocket")])] == []
     assert [hit async for hit in keys_with(client, [Needle("name", b"{beta}")])]
-    assert await store.drop("beta") == 5 and (await store.load("beta", MODEL)).pages == {}
+    assert await store.drop("beta") == Dropped(version=5, facts=2) and (await store.load("beta", MODEL)).pages == {}
+    left = [name for name in Keys("beta").all if await near(client, name).exists(name)]
+    assert sorted(left) == sorted([Keys("beta").log, Keys("beta").pages, Keys("beta").fence])
+    await store.commit("beta", write(6), fingerprint=MODEL)
+    assert await store.snapshot("beta", {0: [fact(6)]}, 6, MODEL)
+    assert await near(client, Keys("beta").fence).get(Keys("beta").fence) == b"2"
 
 
 async def test_one_node_s_failover_loses_nothing_and_leaves_the_other_nodes_alone(cluster: Cluster, store: RedisStore) -> None:

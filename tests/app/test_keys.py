@@ -22,6 +22,7 @@ from app.metrics import Metrics
 from memory.connection import connect
 from memory.embedded import EmbeddedValkey
 from memory.errors import StoreUnavailable
+from memory.keys import Keys
 from tests.app.hosting import hosted
 
 pytestmark = pytest.mark.service
@@ -369,6 +370,31 @@ def test_moving_and_erasing_a_tenant_is_limited_and_audited(server: TestClient) 
     assert server.delete("/tenants/mover", headers=headers).status_code == 200
     wrote = [("wrote", "m0"), ("wrote", "m1"), ("wrote", "m2"), ("wrote", "m9"), ("superseded", "m1")]
     assert audited(server, "mover") == [*wrote, ("exported", "*"), ("erased", "*")]
+
+
+def test_a_damaged_tenant_is_erased_with_a_receipt_and_audited(server: TestClient) -> None:
+    """Its key, and a version that nobody can reach any more, are all that is asked for."""
+    reader, headers = bearer(make(server, "torn", "read")), bearer(make(server, "torn", "read", "write"))
+    assert server.post("/facts", json=FACT, headers=headers).status_code == 201
+    tenants = server.app.state.service.tenants  # type: ignore[attr-defined]
+    assert server.portal is not None
+
+    async def spoil() -> None:
+        keys = Keys("torn")
+        await tenants.store.client.delete(keys.log)
+        await tenants.store.client.set(keys.log, "of something else")
+        tenants._release(await tenants.get("torn"))
+
+    server.portal.call(spoil)
+    asked = server.get("/facts", headers=headers)
+    assert (asked.status_code, asked.json()["code"]) == (503, "memory_corrupt")
+    assert server.delete("/tenants/torn", headers=reader).status_code == 403
+    done = server.delete("/tenants/torn", headers=headers | {"Larimar-Version": "999"})
+    assert (done.status_code, done.json()["tenant"], done.json()["facts"]) == (200, "torn", 1)
+    assert done.headers["Larimar-Version"] == str(done.json()["version"])
+    assert server.get("/facts", headers=headers).json()["facts"] == []
+    assert server.post("/facts", json=FACT, headers=headers).json()["version"] == done.json()["version"] + 1
+    assert [action for action, _ in audited(server, "torn")] == ["wrote", "erased", "wrote"]
 
 
 def test_forgetting_by_metadata_needs_the_scope_and_is_audited(server: TestClient) -> None:

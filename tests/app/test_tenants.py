@@ -27,12 +27,13 @@ from app.service import Request, excluded
 from app.tenant import Committed
 from app.tenants import Tenants
 from memory.answer import KEPT_S
-from memory.errors import AnswerExists, AnswerSpent, DuplicateId, FactNotFound, StoreUnavailable
+from memory.errors import AnswerExists, AnswerSpent, DuplicateId, FactNotFound, FingerprintMismatch, StoreCorrupt, StoreUnavailable
 from memory.fact import Fact
 from memory.keys import Keys, tenant_of
 from memory.query import Query
+from memory.store import Dropped
 from memory.vault import Vault
-from tests.app.holding import DIM, drawn, fact, holding
+from tests.app.holding import DIM, NoModel, drawn, fact, holding
 from tests.memory.servers import Server
 
 pytestmark = [pytest.mark.service, pytest.mark.anyio]
@@ -400,13 +401,13 @@ async def test_what_is_erased_answers_no_more_whatever_goes_away(
         async def away(*_: object) -> None:
             raise StoreUnavailable("gone for a moment")
 
-        async def dropped(tenant: str) -> int:
-            version = await drop(tenant)
+        async def dropped(tenant: str, known: int) -> Dropped:
+            done = await drop(tenant, known)
             monkeypatch.setattr(tenants.store, "load", away)
             monkeypatch.setattr(tenants.store, "follow", away)
             erased.set()
             await asyncio.sleep(0.05)
-            return version
+            return done
 
         monkeypatch.setattr(tenants.store, "drop", dropped)
         dropping = asyncio.create_task(tenants.drop(name))
@@ -427,8 +428,8 @@ async def erased_without_an_answer(tenants: Tenants, name: str, monkeypatch: pyt
     """The store erases a tenant, and fails before it says so."""
     drop = tenants.store.drop
 
-    async def unheard(tenant: str) -> int:
-        await drop(tenant)
+    async def unheard(tenant: str, known: int) -> Dropped:
+        await drop(tenant, known)
         raise StoreUnavailable("no answer")
 
     monkeypatch.setattr(tenants.store, "drop", unheard)
@@ -454,6 +455,97 @@ async def test_what_is_half_erased_does_not_answer(server: Server, tmp_path: Pat
         await erased_without_an_answer(tenants, "half", monkeypatch)
         with pytest.raises(StoreUnavailable):
             await tenants.fresh("half")
+
+
+async def torn(tenants: Tenants, name: str) -> None:
+    """Of its log the first entry is lost."""
+    near = tenants.store._link.near(Keys(name).log)
+    assert await near.xdel(Keys(name).log, "1-0") == 1
+
+
+@pytest.mark.parametrize("unreadable", ["damaged", "of another model"])
+@pytest.mark.parametrize("kept", ["files", "the store"])
+async def test_what_cannot_be_read_is_erased_on_every_server(server: Server, unreadable: str, kept: str, tmp_path: Path) -> None:
+    name = f"unread-{unreadable}-{kept}".replace(" ", "-")
+    vault = tmp_path if kept == "files" else None
+    another = NoModel("a" * 64) if unreadable == "of another model" else NoModel()
+    async with holding(server.url, vault=vault) as had:
+        await had.write_many(name, [fact("a"), fact("b")])
+        await had.write(name, fact("c", "prompt of a", "newer"), on_conflict="version")
+        async with holding(server.url, vault=vault, model=another) as tenants:
+            if unreadable == "damaged":
+                await torn(tenants, name)
+            with pytest.raises((StoreCorrupt, FingerprintMismatch)):
+                await tenants.fresh(name)
+            assert await tenants.drop(name) == Dropped(version=4, facts=3)
+            assert (await tenants.fresh(name)).facts() == []
+            if vault is not None:
+                assert set(Vault(vault)._known(name).places) == set()
+            assert (await tenants.write(name, fact("new"))).change.version == 5
+            assert [f.id for f in (await tenants.fresh(name)).facts()] == ["new"]
+            await tenants.drop(name)
+        if kept == "the store":  # files belong to one server
+            assert (await had.fresh(name)).facts() == [] and (await had.fresh(name)).version == 6
+            assert (await had.write(name, fact("d"))).change.version == 7
+
+
+async def test_erasing_waits_for_a_load_and_asks_for_none(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read before the erasure is not put in place after it, and who asks meanwhile sees nothing of it."""
+    async with holding(server.url, vault=tmp_path) as tenants:
+        await tenants.write("loading", fact("secret"))
+    async with holding(server.url, vault=tmp_path) as tenants:
+        load, drop = tenants.store.load, tenants.store.drop
+        read, go_on, erasing = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def slow(*arguments: Any) -> Any:
+            found = await load(*arguments)
+            read.set()
+            await go_on.wait()
+            return found
+
+        async def erase(*arguments: Any) -> Dropped:
+            erasing.set()
+            await asyncio.sleep(0.1)
+            return await drop(*arguments)
+
+        monkeypatch.setattr(tenants.store, "load", slow)
+        monkeypatch.setattr(tenants.store, "drop", erase)
+        reading = asyncio.create_task(tenants.get("loading"))
+        await read.wait()
+        dropping = asyncio.create_task(tenants.drop("loading"))
+        await asyncio.sleep(0.05)
+        assert not erasing.is_set()
+        go_on.set()
+        assert (await dropping).facts == 1
+        await reading
+        assert (await tenants.fresh("loading")).facts() == []
+        tenants._release(await tenants.get("loading"))
+
+        async def unasked(*_: Any) -> Any:
+            raise AssertionError("it was read")
+
+        monkeypatch.setattr(tenants.store, "load", unasked)
+        erasing.clear()
+        dropping = asyncio.create_task(tenants.drop("loading"))
+        await erasing.wait()
+        assert (await tenants.fresh("loading")).facts() == []
+        assert await dropping == Dropped(version=3, facts=0)
+
+
+async def test_an_erasure_that_failed_leaves_what_there_was(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(server.url, vault=tmp_path) as tenants:
+        await tenants.write("failed", fact("a"))
+        tenants._release(await tenants.get("failed"))
+
+        async def away(*_: Any) -> Any:
+            raise StoreUnavailable("no answer")
+
+        with monkeypatch.context() as without:
+            without.setattr(tenants.store, "drop", away)
+            with pytest.raises(StoreUnavailable):
+                await tenants.drop("failed")
+        assert [f.id for f in (await tenants.fresh("failed")).facts()] == ["a"]
+        assert (await tenants.write("failed", fact("b"))).change.version == 2
 
 
 async def test_only_one_server_forgets_what_expires(server: Server) -> None:

@@ -8,13 +8,15 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from memory import link
 from memory.connection import connect
-from memory.durability import Level
-from memory.errors import PromiseBroken
+from memory.durability import Durability, Level
+from memory.errors import PromiseBroken, StoreUnavailable
 from memory.store import CommitUnknown, RedisStore
 from tests.memory.changes import MODEL, fill, write
 from tests.memory.servers import Proxy, Server, no_rewrite, running
@@ -34,6 +36,49 @@ class TestDurability:
         assert store.durability is None
         await store.ping()
         assert store.durability == "disk"
+
+    async def test_what_is_known_holds_until_the_server_has_answered_again(
+        self, store: RedisStore, tenant: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A commit meanwhile asks nothing."""
+        asked, answer, ask = asyncio.Event(), asyncio.Event(), link.probe
+
+        async def slow(client: Redis, *wanted: Any) -> Durability:
+            assert not asked.is_set()
+            asked.set()
+            await answer.wait()
+            return await ask(client, *wanted)
+
+        await store.ping()
+        monkeypatch.setattr("memory.link.probe", slow)
+        asking = asyncio.create_task(store.ping())
+        await asked.wait()
+        assert store.durability == "disk"
+        await store.commit(tenant, write(1), fingerprint=MODEL)
+        answer.set()
+        assert (await asking).level == store.durability == "disk"
+
+    async def test_all_who_only_want_to_know_share_an_answer(
+        self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked, ask = list[object](), link.probe
+
+        async def counted(client: Redis, *wanted: Any) -> Durability:
+            asked.append(client)
+            return await ask(client, *wanted)
+
+        monkeypatch.setattr("memory.link.probe", counted)
+        store = RedisStore(connect(server.url))
+        told = await asyncio.gather(*(store.probed() for _ in range(20)))
+        assert len(asked) == 1 and {known.level for known in told} == {"disk"}
+        assert (await store.probed()).level == "disk" and len(asked) == 1
+        monkeypatch.setattr("memory.store.PROBE_S", 0.0)
+        assert (await store.probed()).level == "disk" and len(asked) == 2
+        await store.close()
+        lost = RedisStore(connect(f"unix://{tmp_path}/nothing"), timeout_s=0.2)
+        failures = await asyncio.gather(*(lost.probed() for _ in range(5)), return_exceptions=True)
+        assert [type(failure) for failure in failures] == [StoreUnavailable] * 5
+        await lost.close()
 
     async def test_without_a_file(self, store: RedisStore, configured: Redis, tenant: str) -> None:
         await configured.config_set("appendonly", "no")

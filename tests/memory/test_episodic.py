@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import get_args
 
@@ -19,9 +20,10 @@ from memory.directory import Directory
 from memory.episodic import EpisodicMemory
 from memory.errors import BadKey, CorruptChange, CorruptRecord, DuplicateId, FactNotFound
 from memory.fact import Fact, normalise
-from memory.page import PageSettings
+from memory.page import Page, PageSettings
 from memory.query import Query
 from memory.record import DataKey, describe, pack, unpack
+from memory.register import Register
 from memory.scope import Scope
 from memory.snapshot import StoredPage
 
@@ -401,3 +403,75 @@ def test_a_large_directory_finds_what_a_product_finds(monkeypatch: pytest.Monkey
     top = (queries @ keys[left].T).topk(4)
     assert [[i for i, _ in row] for row in found] == [[f"f{left[i]}" for i in row] for row in top.indices.tolist()]
     assert torch.allclose(torch.tensor([[s for _, s in row] for row in found]), top.values, atol=1e-6)
+
+
+def rows_bytes(directory: Directory) -> int:
+    return sum(rows.nbytes for rows in (directory._keys, directory._coarse, directory._scale))
+
+
+def test_a_directory_gives_back_the_rows_it_needs_no_more() -> None:
+    directory, count = Directory(DIM), 2000
+    row, most = 5 * DIM + 4, 0
+    for seed in range(count):
+        directory.add([f"f{seed}"], unit(seed)[None])
+        assert rows_bytes(directory) == row * len(directory) + directory.spare_bytes <= row * len(directory) * 9 / 8
+    for seed in range(count - 10):
+        directory.remove(f"f{seed}")
+        assert rows_bytes(directory) == row * len(directory) + directory.spare_bytes
+        most = max(most, directory.spare_bytes - row * len(directory) // 3)
+    assert most <= 4 * row
+    left = range(count - 10, count)
+    found = directory.nearest(torch.stack([unit(seed) for seed in left]), 1)
+    assert [name for ((name, _),) in found] == [f"f{seed}" for seed in left]
+    for seed in left:
+        directory.remove(f"f{seed}")
+    assert rows_bytes(directory) <= 3 * row and not directory._keys.any() and not directory._row
+
+
+def test_a_memory_that_forgot_all_is_small_again_and_says_so() -> None:
+    memory = EpisodicMemory(DIM, PageSettings(slots=64), Scope())
+    for seed in range(200):
+        memory.apply([memory.plan_write(fact(seed))])
+    held = memory.size_bytes
+    for seed in range(200):
+        memory.apply([memory.plan_forget(fact(seed).id)], measure=False)
+    assert rows_bytes(memory._register._directory) == memory.size_bytes < held / 100
+
+
+class Compared(str):
+    """An id that counts how often it is compared with another."""
+
+    times = 0
+
+    def __lt__(self, other: str) -> bool:
+        Compared.times += 1
+        return str(self) < other
+
+
+def test_the_history_of_a_page_costs_what_that_page_has() -> None:
+    register = Register(DIM)
+    for page, count in ((0, 3), (1, 200)):
+        for number in reversed(range(count)):
+            seed = 1000 * page + number
+            register.add(replace(fact(seed), id=Compared(f"f{seed:04}"), version=seed + 1, until=5000), page)
+    Compared.times = 0
+    assert [f.id for f in register.history_of(0)] == ["f0000", "f0001", "f0002"] and Compared.times < 10
+    assert len(register.history_of(1)) == 200 and register.history == 203 and register.history_of(2) == []
+    for number in range(3):
+        register.remove(f"f{number:04}")
+    assert register.history_of(0) == [] and register.history == 200 and list(register._history) == [1]
+
+
+def test_rows_to_leave_out_are_looked_at_once_whatever_the_page_holds() -> None:
+    looked = 0
+
+    class Rows(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            nonlocal looked
+            looked += 1
+            return super().__iter__()
+
+    keys, codes = [unit(seed) for seed in range(50)], [code(seed) for seed in range(50)]
+    page = Page.of(PageSettings(), DIM, keys, codes, "cpu")
+    left = page.without(Rows([3, 7]))
+    assert torch.equal(left.keys, page.keys[[row for row in range(50) if row not in (3, 7)]]) and looked == 1

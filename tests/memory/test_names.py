@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import time
+import weakref
 from difflib import SequenceMatcher
 
 import pytest
@@ -128,3 +130,17 @@ def _cost(letters: int) -> float:
 def test_long_words_that_are_nearly_alike_cost_little_more_than_short_ones(letters: int) -> None:
     """200 letters took half a minute, fifty times what 8 did."""
     assert _cost(letters) < 20 * _cost(8)
+
+
+class Word(str):
+    """A text that can be watched."""
+
+
+def test_no_word_is_kept_when_words_are_compared() -> None:
+    """A fact that is forgotten leaves none of its words behind."""
+    one, other = Word("Klimenkow"), Word("Klimenkov")
+    assert alike(one, other)
+    watched = [weakref.ref(one), weakref.ref(other)]
+    del one, other
+    gc.collect()
+    assert [word() for word in watched] == [None, None]

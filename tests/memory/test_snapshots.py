@@ -93,6 +93,39 @@ class TestTaking:
         assert await versions(store, tenant) == ([1, 2, 3, 4], [])
         await other.close()
 
+    async def test_a_part_from_before_an_erasure_is_refused_after_it(
+        self, server: Server, store: RedisStore, tenant: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One server is stopped before its first part; meanwhile another erases the tenant, and has checked the parts of a new
+        snapshot when that part arrives."""
+        other = RedisStore(connect(server.url))
+        begun, checked, late = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        write_part, put_in_place = store._snapshots._write, other._snapshots._put_in_place
+
+        async def stopped(*arguments: Any) -> bool:
+            begun.set()
+            await checked.wait()
+            return await write_part(*arguments)
+
+        async def between(*arguments: Any) -> bool:
+            checked.set()
+            await late.wait()
+            return await put_in_place(*arguments)
+
+        monkeypatch.setattr(store._snapshots, "_write", stopped)
+        monkeypatch.setattr(other._snapshots, "_put_in_place", between)
+        await fill(store, tenant, 3)
+        taking = asyncio.create_task(taken(store, tenant, 1, 2, 3))
+        await begun.wait()
+        await other.drop(tenant)
+        await other.commit(tenant, write(5), fingerprint=MODEL)
+        anew = asyncio.create_task(taken(other, tenant, 5))
+        outcome = await taking
+        late.set()
+        assert (outcome, await anew) == (False, True)
+        assert await versions(store, tenant) == ([5], [])
+        await other.close()
+
     @pytest.mark.parametrize("step", range(6))
     @pytest.mark.parametrize("what", ["request", "reply"])
     async def test_ended_at_any_command(

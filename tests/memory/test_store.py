@@ -15,13 +15,55 @@ from redis.asyncio import Redis
 
 from memory.answer import KEPT_S
 from memory.connection import connect
-from memory.errors import AnswerExists, AnswerSpent, StoreCorrupt, StoreUnavailable, VersionConflict
+from memory.errors import AnswerExists, AnswerSpent, FingerprintMismatch, StoreCorrupt, StoreUnavailable, VersionConflict
 from memory.keys import Keys
-from memory.store import CommitUnknown, RedisStore
+from memory.store import CommitUnknown, Dropped, RedisStore
 from tests.memory.changes import MODEL, fact, fill, forget, plain, write
 from tests.memory.servers import Proxy, Server
 
 pytestmark = [pytest.mark.service, pytest.mark.anyio]
+
+
+async def no_log(client: Redis, keys: Keys) -> None:
+    await client.delete(keys.log)
+
+
+async def another_log(client: Redis, keys: Keys) -> None:
+    await client.set(keys.log, "not ours")
+
+
+async def other_pages(client: Redis, keys: Keys) -> None:
+    await client.delete(keys.pages)
+    await client.set(keys.pages, "not ours")
+
+
+async def no_number(client: Redis, keys: Keys) -> None:
+    await client.hset(keys.pages, "floor", "1e999")
+
+
+async def other_data_keys(client: Redis, keys: Keys) -> None:
+    await client.delete(keys.data_keys)
+    await client.set(keys.data_keys, "not ours")
+
+
+async def torn_parts(client: Redis, keys: Keys) -> None:
+    for field in await client.hkeys(keys.parts):
+        await client.hset(keys.parts, field, b"?")  # type: ignore[arg-type]  # redis-py wants str
+
+
+async def nothing(client: Redis, keys: Keys) -> None:
+    pass
+
+
+DAMAGE = {
+    "without a log": no_log,
+    "log of another kind": another_log,
+    "pages of another kind": other_pages,
+    "floor that is no version": no_number,
+    "data keys of another kind": other_data_keys,
+    "torn parts": torn_parts,
+    "of another model": nothing,
+}
 
 
 class TestCommit:
@@ -124,17 +166,50 @@ class TestCommit:
         assert await store.follow(tenant, 2, MODEL) is None
         assert plain(await store.follow(tenant, 3, MODEL) or []) == plain(changes[3:])
 
-    async def test_drop_leaves_only_a_number(self, store: RedisStore, client: Redis, tenant: str) -> None:
+    async def test_drop_leaves_only_two_numbers(self, store: RedisStore, client: Redis, tenant: str) -> None:
         await fill(store, tenant, 3)
         await store.snapshot(tenant, {0: [fact(v) for v in (1, 2, 3)]}, 3, MODEL)
-        assert await store.drop(tenant) == 4
-        assert {key for key in Keys(tenant).all if await client.exists(key)} == {Keys(tenant).log, Keys(tenant).pages}
-        assert await client.hgetall(Keys(tenant).pages) == {b"floor": b"4", b"reach": b"4"}
+        keys = Keys(tenant)
+        await client.set(keys.lease, 1)
+        assert await store.drop(tenant) == Dropped(version=4, facts=3)
+        assert {key for key in keys.all if await client.exists(key)} == {keys.log, keys.pages, keys.fence}
+        assert await client.hgetall(keys.pages) == {b"floor": b"4", b"reach": b"4"}
+        assert (await client.xlen(keys.log), await client.get(keys.fence)) == (0, b"1")
         recovered = await store.load(tenant, MODEL)
         assert (recovered.version, recovered.pages, recovered.changes) == (4, {}, [])
         assert await store.follow(tenant, 3, MODEL) is None
         await store.commit(tenant, write(5), fingerprint=MODEL)
-        assert await store.drop("never-written") == 0
+        assert await store.drop("never-written") == Dropped(version=0, facts=0)
+
+    async def test_a_tenant_of_which_only_the_fence_is_left_is_none(self, store: RedisStore, client: Redis, tenant: str) -> None:
+        await client.set(Keys(tenant).fence, 7)
+        assert tenant not in [name async for name in store.tenants()]
+        assert await store.drop(tenant) == Dropped(version=0, facts=0)
+        assert (await store.load(tenant, MODEL)).version == 0
+        assert {key for key in Keys(tenant).all if await client.exists(key)} == {Keys(tenant).fence}
+
+    @pytest.mark.parametrize("broken", sorted(DAMAGE))
+    async def test_drop_needs_no_reading(self, store: RedisStore, client: Redis, tenant: str, broken: str) -> None:
+        """Whatever is wrong with a tenant's keys. Versions go on even where nothing says any more which the last one was."""
+        await fill(store, tenant, 4)
+        for version in (3, 4):
+            assert await store.snapshot(tenant, {0: [fact(v) for v in range(1, version + 1)]}, version, MODEL)
+        keys = Keys(tenant)
+        await DAMAGE[broken](client, keys)
+        with pytest.raises((StoreCorrupt, FingerprintMismatch)):
+            await store.load(tenant, "0" * 64 if broken == "of another model" else MODEL)
+        dropped = await store.drop(tenant)
+        assert dropped.version >= 5 and dropped.facts == (0 if broken == "data keys of another kind" else 4)
+        assert {key for key in keys.all if await client.exists(key)} == {keys.log, keys.pages, keys.fence}
+        recovered = await store.load(tenant, MODEL)
+        assert (recovered.version, recovered.pages, recovered.changes) == (dropped.version, {}, [])
+        assert await store.follow(tenant, 4, MODEL) is None  # other servers notice
+        await store.commit(tenant, write(dropped.version + 1), fingerprint=MODEL)
+        assert (await store.load(tenant, MODEL)).alive() == {dropped.version + 1}
+
+    async def test_versions_go_on_from_the_memory_where_the_store_lost_some(self, store: RedisStore, tenant: str) -> None:
+        await fill(store, tenant, 2)
+        assert (await store.drop(tenant, 9)).version == 10
 
     @pytest.mark.parametrize("way", ["trimmed", "trimmed twice"])
     async def test_version_goes_on_when_entries_are_gone(self, store: RedisStore, client: Redis, tenant: str, way: str) -> None:

@@ -61,11 +61,11 @@ class TestFile:
         vault.put("acme", after)  # in the places that are free now
         if opened == "anew":
             vault = Vault(tmp_path)
-        assert vault.versions("acme") == {1, 3, 5, 6}
+        assert set(vault._known("acme").places) == {1, 3, 5, 6}
         assert found(vault, 1, 2, 3, 4) == {1: {first[1]}, 3: {first[3], again[3]}}
         assert found(vault, 5, 6, 7) == {5: {after[5]}, 6: {after[6]}}
         vault.drop("acme")
-        assert (vault.versions("acme"), found(vault, 1, 3, 5, 6)) == (set(), {})
+        assert (set(vault._known("acme").places), found(vault, 1, 3, 5, 6)) == (set(), {})
 
     @pytest.mark.parametrize("opened", ["still", "anew"])
     def test_leaves_out_what_is_torn(self, tmp_path: Path, opened: str) -> None:
@@ -107,7 +107,7 @@ class TestWaiting:
             return record_at(raw, place)
 
         monkeypatch.setattr(vaults, "_record_at", slow)
-        assert (vault.versions("acme"), through) == ({1}, [True])  # the whole of it, as it is met for the first time
+        assert (set(vault._known("acme").places), through) == ({1}, [True])  # the whole of it, as it is met for the first time
 
 
 @pytest.mark.service
@@ -144,3 +144,70 @@ class TestSnapshot:
         recovered = await store.load(tenant, MODEL)
         assert (recovered.version, recovered.alive()) == (6, {1, 2, 3, 4, 5, 6})
         await store.close()
+
+
+class TestBounds:
+    def test_indexes_and_locks_of_tenants_that_are_not_used_go(self, tmp_path: Path) -> None:
+        put = {f"tenant-{number}": keys(*range(1, 51)) for number in range(40)}
+        vault = Vault(tmp_path, index_bytes=50_000)
+        for tenant, own in put.items():
+            vault.put(tenant, own)
+        assert 0 < len(vault._files) < 10 and not vault._turns
+        assert vault.size_bytes == sum(file.size_bytes for file in vault._files.values()) <= 50_000
+        for tenant, own in put.items():
+            vault.erase(tenant, [1, 2])
+            vault.put(tenant, keys(51))
+            assert set(vault._known(tenant).places) == {*range(3, 52)}
+            assert vault.get(tenant, [3])[3] == {own[3].id: own[3]}
+            assert vault.size_bytes <= 50_000
+        for tenant in put:
+            vault.drop(tenant)
+        assert (vault.size_bytes, len(vault._files), len(vault._turns)) == (0, 0, 0)
+
+    def test_the_index_in_use_is_held_however_large_it_is(self, tmp_path: Path) -> None:
+        vault = Vault(tmp_path, index_bytes=1)
+        vault.put("acme", keys(*range(1, 101)))
+        assert list(vault._files) == ["acme"] and vault.size_bytes > 100 * 64
+        vault.put("other", keys(1))
+        assert list(vault._files) == ["other"]
+
+    def test_threads_of_many_tenants_lose_no_key(self, tmp_path: Path) -> None:
+        vault = Vault(tmp_path, index_bytes=3_000)
+
+        def work(tenant: str) -> None:
+            for version in range(1, 41):
+                vault.put(tenant, keys(version))
+                if version % 4 == 0:
+                    vault.erase(tenant, [version - 1])
+
+        names = [f"tenant-{number % 4}" for number in range(4)]
+        threads = [threading.Thread(target=work, args=(name,), daemon=True) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT_S)
+        for name in names:
+            assert set(vault._known(name).places) == set(Vault(tmp_path)._known(name).places) == {v for v in range(1, 41) if v % 4 != 3}
+
+
+@pytest.mark.service
+@pytest.mark.anyio
+async def test_keys_of_commits_that_never_came_through_are_swept_when_none_can_be_on_its_way(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of tenants that were written longer ago nothing is kept for that."""
+    vault = Vault(tmp_path)
+    store = RedisStore(connect(server.url), vault=vault)
+    for number in range(3):
+        await fill(store, f"sweep-{number}", 1)
+    vault.put("sweep-0", keys(2))  # of a commit that was given up
+    await store.load("sweep-0", MODEL)
+    assert set(vault._known("sweep-0").places) == {1, 2} and len(vault._put_at) == 3
+    monkeypatch.setattr("memory.vault.HINDSIGHT_S", 0.0)
+    await store.load("sweep-0", MODEL)
+    assert set(vault._known("sweep-0").places) == {1}
+    await store.commit("sweep-2", write(2), fingerprint=MODEL)
+    assert list(vault._put_at) == ["sweep-2"]
+    await store.drop("sweep-2")
+    assert not vault._put_at
+    await store.close()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.encoder import LEXICAL_DIM, inverse_document_frequency, unknown_words
+from memory.algebra import SEED
+from models.encoder import LEXICAL_DIM, _direction, inverse_document_frequency, unknown_words
 from tests.models import toys
 
 ROOT = Path(__file__).parents[2]
@@ -98,3 +102,24 @@ def test_a_text_longer_than_the_trunk_reads_is_cut() -> None:
     long = " ".join(toys.WORDS * 10)
     assert len(ENCODER.pieces([long])[0]) == ENCODER.max_tokens
     assert torch.isfinite(ENCODER.keys([long])).all()
+
+
+def test_directions_are_those_that_stored_keys_were_made_with_whichever_thread_asks() -> None:
+    pieces = range(4, 204)
+    wanted = {piece: np.random.RandomState([SEED, piece]).standard_normal(LEXICAL_DIM) / LEXICAL_DIM**0.5 for piece in pieces}
+    with ThreadPoolExecutor(8) as threads:
+        for piece, drawn in zip([*pieces] * 5, threads.map(_direction, [*pieces] * 5), strict=True):
+            assert np.array_equal(drawn, wanted[piece])
+
+
+def test_no_word_is_kept_when_keys_are_made() -> None:
+    """Neither a piece of the vocabulary nor a word that has none, whose digest would tell it."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(2000):
+            ENCODER.lexical([5], [f"word {number}"])
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 100_000  # a direction takes 4 KB
