@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def convert(path: Path, folder: Path) -> None:
     ends = np.frombuffer(packed, "<u4", count + 1, start).tolist()
     scores = np.frombuffer(packed, "<f4", count, start + 4 * (count + 1)).tolist()
     start += 4 * (2 * count + 1)
-    pieces = [packed[start + a : start + b].decode() for a, b in zip(ends, ends[1:], strict=False)]
+    pieces = [packed[start + a : start + b].decode() for a, b in pairwise(ends)]
     (skipped,) = struct.unpack_from("<I", packed, start + length + 4)
     _save_tokenizer(list(zip(pieces, scores, strict=True)), bos, eos, pad, unknown, places, folder)
     (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": pad}, indent=1))
@@ -95,7 +96,8 @@ def _dequantised(packed: bytes, place: int, numbers: int) -> NDArray[np.float16]
     """Blocks of a float16 scale and 32 weights, in 16 bytes: byte j holds weight j in its low and weight j + 16 in its high half."""
     blocks = np.frombuffer(packed, np.dtype([("scale", "<f2"), ("halves", "u1", _BLOCK // 2)]), numbers // _BLOCK, place)
     whole = np.concatenate([blocks["halves"] & 15, blocks["halves"] >> 4], 1).astype(np.int8) - np.int8(8)  # (blocks, 32)
-    return whole.astype(np.float16) * blocks["scale"][:, None]
+    values: NDArray[np.float16] = whole.astype(np.float16) * blocks["scale"][:, None]
+    return values
 
 
 def _name(packed: str) -> str:
@@ -134,7 +136,7 @@ def _save_tokenizer(
     made.post_processor = processors.TemplateProcessing(
         single=[first, "$A", last], pair=[first, "$A", last, last, "$B", last], special_tokens=[(first, bos), (last, eos)]
     )
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=made,
         bos_token=first,
         eos_token=last,
