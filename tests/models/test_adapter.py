@@ -33,6 +33,11 @@ def test_it_is_read_as_it_was_written(path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["toy.safetensors"]
 
 
+def test_another_user_may_read_it(path: Path) -> None:
+    (path.parent / "plain").touch()
+    assert path.stat().st_mode == (path.parent / "plain").stat().st_mode
+
+
 def test_a_missing_one_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(AdapterMissing, match=r"'toy'.*larimar train --decoder toy"):
         Adapter.load(tmp_path / "none.safetensors", "toy")

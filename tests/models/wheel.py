@@ -24,7 +24,7 @@ def source(sha256: str) -> Source:
     return Source("encoder", "Apache-2.0", (Wheel(NAME, "1.0", sha256, "toy_weights/model"),))
 
 
-def build(folder: Path, seed: int = 0) -> str:
+def build(folder: Path, seed: int = 0, tag: str = "py3-none-any") -> str:
     """Write the wheel into a folder; its SHA-256."""
     tensor = torch.randn(64, 64, generator=torch.Generator().manual_seed(seed))
     files = {
@@ -34,10 +34,10 @@ def build(folder: Path, seed: int = 0) -> str:
         "toy_weights/model/deep/tokenizer.json": b"{}",
         "toy_weights/model/loader.py": b"raise ImportError('never run')",
         f"{INFO}/METADATA": f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1.0\nRequires-Dist: not-to-be-fetched\n".encode(),
-        f"{INFO}/WHEEL": b"Wheel-Version: 1.0\nGenerator: toy\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{INFO}/WHEEL": b"Wheel-Version: 1.0\nGenerator: toy\nRoot-Is-Purelib: true\nTag: " + tag.encode() + b"\n",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FILE
+    path = folder / FILE.replace("py3-none-any", tag)
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in {**files, f"{INFO}/RECORD": "".join(f"{n},,\n" for n in files).encode()}.items():
             archive.writestr(name, content)
