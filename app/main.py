@@ -15,6 +15,7 @@ from app.access import open_access
 from app.deps import known_parameters
 from app.expiry import Expiry
 from app.gauges import Gauges
+from app.hosts import HostCheck
 from app.loading import model_of
 from app.metrics import Metrics
 from app.middleware import BodyLimits, Ports, RequestLog, SecurityHeaders
@@ -148,6 +149,8 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], max_age=600)
     if settings.admin_port is not None:
         app.add_middleware(Ports, admin_port=settings.admin_port)
+    if not settings.insecure:
+        app.add_middleware(HostCheck, access=lambda: app.state.access, allowed=settings.host_names)
     known = [*app.routes, *(route for routed in routes for route in routed.router.routes)]
     app.add_middleware(RequestLog, metrics=metrics, access=lambda: app.state.access, routes=known)
     app.add_middleware(SecurityHeaders)

@@ -220,6 +220,15 @@ def test_the_doctor_only_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert "not running now" in done.output and "can be reached from outside, and there is none" in done.output
 
 
+def test_the_doctor_says_under_which_names_a_server_without_keys_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}ALLOWED_HOSTS", "Larimar.internal")
+    assert "localhost, an IP address, larimar.internal" in run("doctor").output
+    monkeypatch.setenv(f"{PREFIX}INSECURE", "1")
+    assert "whoever asks under any name" in run("doctor").output
+    monkeypatch.setenv(f"{PREFIX}ALLOWED_HOSTS", "https://larimar.internal")
+    assert "without a scheme, a port or *" in run("doctor").output
+
+
 def test_the_doctor_finds_keys_and_the_version_of_a_running_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(f"{PREFIX}HOST", "0.0.0.0")
     assert run("keys", "create", "--tenant", "acme").exit_code == 0
