@@ -84,13 +84,16 @@ async def open_service(
         batch_size=settings.batch_size,
         batch_tokens=settings.batch_tokens,
     )
-    worker.start()
-    stack.push_async_callback(worker.close)
+    lookups = InferenceWorker(settings.queue_size, name="look-ups")
+    for thread in (worker, lookups):
+        thread.start()
+        stack.push_async_callback(thread.close)
     held = Tenants(
         store,
         worker,
         model,
         metrics,
+        lookups=lookups,
         pages=PageSettings(slots=settings.page_slots),
         scope=scope_of(model, settings),
         holding=Holding(

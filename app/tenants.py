@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
 
 import structlog
 
@@ -21,14 +20,13 @@ from memory.bridge import bridges
 from memory.change import Change
 from memory.episodic import EpisodicMemory
 from memory.errors import AnswerExists, FactNotFound, MemoryError_, StoreUnavailable, VersionConflict
+from memory.excerpt import Excerpt
 from memory.fact import Fact, held_bytes
 from memory.query import Query, Reading
 from memory.scope import AS_IT_IS, ScopeChoice
 from models.device import request_stream
 
-T = TypeVar("T")
 Plan = Callable[[EpisodicMemory], Sequence[Change | Exception]]
-Exclude = Callable[[EpisodicMemory], Collection[str]]
 Answer = Callable[[Change], tuple[str, bytes]]
 BLOCK = 256  # the most facts that one commit is planned for
 CONTEND_S = 5.0  # how long a commit that lost against other writers is tried again
@@ -156,34 +154,50 @@ class Tenants(Memories):
         self,
         name: str,
         queries: Sequence[Query],
-        exclude: Exclude = lambda _: (),
         *,
-        choice: ScopeChoice = AS_IT_IS,
+        exclude: Collection[str] = (),
+        include_only: Collection[str] | None = None,
         as_of: int | None = None,
+        choice: ScopeChoice = AS_IT_IS,
     ) -> tuple[Reading, int]:
         """Read a tenant's memory, or what is kept of it as it was at a version; also the version read.
 
         Args:
-            exclude: gives the ids of the facts that must not speak, of the memory that is read.
+            exclude, include_only: ids of facts that must not speak, and of the only ones that may.
             choice: how scope is decided, where not as the memory's own detector does.
+
+        Raises:
+            FactNotFound: the memory that is read does not have a fact that is named.
         """
-
-        def read(asked: EpisodicMemory) -> tuple[Reading, int]:
-            return asked.read(queries, exclude(asked), choice), asked.version
-
-        found = await self._look(name, as_of, read)
-        if (tenant := self._tenants.get(name)) is not None:
-            self._weigh(tenant)  # a page that is read for the first time is solved
-        return found
-
-    async def bridges(self, name: str, queries: Sequence[Query], exclude: Exclude, *, as_of: int | None = None) -> list[str]:
-        """As `memory.bridge.bridges`, of the memory or of what is kept of it as it was at a version."""
-        return await self._look(name, as_of, lambda asked: bridges(asked, queries, exclude(asked)))
-
-    async def _look(self, name: str, as_of: int | None, look: Callable[[EpisodicMemory], T]) -> T:
-        """What is seen of a memory, or of what is kept of it as it was at a version."""
         memory = await self.fresh(name)
-        return await self.worker.run(lambda: look(memory if as_of is None else memory.as_of(as_of)))
+        if as_of is None and include_only is None:
+            found = await self.worker.run(lambda: (memory.read(queries, exclude, choice), memory.version))
+            if (tenant := self._tenants.get(name)) is not None:
+                self._weigh(tenant)  # a page that is read for the first time is solved
+            return found
+
+        def sought() -> tuple[Excerpt, list[list[tuple[Fact, float]]]]:
+            excerpt = Excerpt(memory, as_of=as_of, only=include_only, exclude=exclude)
+            return excerpt, excerpt.candidates(queries)
+
+        excerpt, candidates = await self.lookups.run(sought)
+        decisions = await self.worker.run(excerpt.decide, queries, candidates, choice=choice)  # it may ask the judge
+        return await self.lookups.run(excerpt.reading, queries, decisions), excerpt.version
+
+    async def bridges(
+        self,
+        name: str,
+        queries: Sequence[Query],
+        *,
+        exclude: Collection[str] = (),
+        include_only: Collection[str] | None = None,
+        as_of: int | None = None,
+    ) -> list[str]:
+        """As `memory.bridge.bridges`, of what `read` would read."""
+        memory = await self.fresh(name)
+        if as_of is None and include_only is None:
+            return await self.worker.run(bridges, memory, queries, exclude)
+        return await self.lookups.run(lambda: bridges(Excerpt(memory, as_of=as_of, only=include_only, exclude=exclude), queries))
 
     async def _one(self, name: str, plan: Callable[[EpisodicMemory], Change]) -> Committed:
         (outcome,) = await self._change(name, lambda memory: [plan(memory)])
