@@ -26,6 +26,7 @@ from app.writes import Writes
 from memory.bridge import best
 from memory.episodic import EpisodicMemory
 from memory.errors import FactNotFound
+from memory.excerpt import Selection
 from memory.fact import Fact, Scalar
 from memory.query import Query, Reading
 from memory.scope import AS_IT_IS, ScopeChoice
@@ -262,10 +263,10 @@ class Service:
         self, tenant: str, asked: Request, queries: Sequence[Query], keys: dict[str, Tensor]
     ) -> tuple[Reading, int]:
         """Reads with the queries, and with their bridges where two hops are asked for, whose keys are added to `keys`."""
-        among = {"exclude": asked.exclude, "include_only": asked.include_only, "as_of": asked.as_of}
-        read = partial(self.tenants.read, tenant, choice=asked.scope, **among)
+        selection = Selection(asked.as_of, asked.include_only, asked.exclude)
+        read = partial(self.tenants.read, tenant, selection=selection, choice=asked.scope)
         reading, version = await read(queries)
-        if asked.hops > 1 and (texts := await self.tenants.bridges(tenant, queries, **among)):
+        if asked.hops > 1 and (texts := await self.tenants.bridges(tenant, queries, selection)):
             encoded = await self._encoded(self.model.encoder.keys, texts)
             keys |= zip(texts, encoded, strict=True)
             further = list[Reading]()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from memory.bridge import bridges
 from memory.change import Change
 from memory.episodic import EpisodicMemory
 from memory.errors import AnswerExists, FactNotFound, MemoryError_, StoreUnavailable, VersionConflict
-from memory.excerpt import Excerpt
+from memory.excerpt import EVERYTHING, Excerpt, Selection
 from memory.fact import Fact, held_bytes
 from memory.query import Query, Reading
 from memory.scope import AS_IT_IS, ScopeChoice
@@ -154,50 +154,39 @@ class Tenants(Memories):
         self,
         name: str,
         queries: Sequence[Query],
+        selection: Selection = EVERYTHING,
         *,
-        exclude: Collection[str] = (),
-        include_only: Collection[str] | None = None,
-        as_of: int | None = None,
         choice: ScopeChoice = AS_IT_IS,
     ) -> tuple[Reading, int]:
-        """Read a tenant's memory, or what is kept of it as it was at a version; also the version read.
+        """Read a tenant's memory, or some of its facts; also the version read.
 
         Args:
-            exclude, include_only: ids of facts that must not speak, and of the only ones that may.
             choice: how scope is decided, where not as the memory's own detector does.
 
         Raises:
-            FactNotFound: the memory that is read does not have a fact that is named.
+            FactNotFound: the selection names a fact that is not there.
         """
         memory = await self.fresh(name)
-        if as_of is None and include_only is None:
-            found = await self.worker.run(lambda: (memory.read(queries, exclude, choice), memory.version))
+        if not selection.is_excerpt:
+            found = await self.worker.run(lambda: (memory.read(queries, selection.exclude, choice), memory.version))
             if (tenant := self._tenants.get(name)) is not None:
                 self._weigh(tenant)  # a page that is read for the first time is solved
             return found
 
         def sought() -> tuple[Excerpt, list[list[tuple[Fact, float]]]]:
-            excerpt = Excerpt(memory, as_of=as_of, only=include_only, exclude=exclude)
+            excerpt = Excerpt(memory, selection)
             return excerpt, excerpt.candidates(queries)
 
         excerpt, candidates = await self.lookups.run(sought)
         decisions = await self.worker.run(excerpt.decide, queries, candidates, choice=choice)  # it may ask the judge
         return await self.lookups.run(excerpt.reading, queries, decisions), excerpt.version
 
-    async def bridges(
-        self,
-        name: str,
-        queries: Sequence[Query],
-        *,
-        exclude: Collection[str] = (),
-        include_only: Collection[str] | None = None,
-        as_of: int | None = None,
-    ) -> list[str]:
+    async def bridges(self, name: str, queries: Sequence[Query], selection: Selection = EVERYTHING) -> list[str]:
         """As `memory.bridge.bridges`, of what `read` would read."""
         memory = await self.fresh(name)
-        if as_of is None and include_only is None:
-            return await self.worker.run(bridges, memory, queries, exclude)
-        return await self.lookups.run(lambda: bridges(Excerpt(memory, as_of=as_of, only=include_only, exclude=exclude), queries))
+        if not selection.is_excerpt:
+            return await self.worker.run(bridges, memory, queries, selection.exclude)
+        return await self.lookups.run(lambda: bridges(Excerpt(memory, selection), queries))
 
     async def _one(self, name: str, plan: Callable[[EpisodicMemory], Change]) -> Committed:
         (outcome,) = await self._change(name, lambda memory: [plan(memory)])

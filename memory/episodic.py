@@ -1,7 +1,7 @@
 """The episodic memory of one tenant: its pages, its facts, and what is in scope.
 
-No I/O and no locks: one thread works on it, and others look through its view. Live changes and replayed ones go through `apply`, so a replayed memory has
-the bits of the live one.
+No I/O and no locks: one thread works on it, and others look through its view. Live changes and replayed ones go through `apply`,
+so a replayed memory has the bits of the live one.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class EpisodicMemory(Readable):
         self._register.add_all(facts, index)
 
     @property
-    def version(self) -> int:  # type: ignore[override]
+    def version(self) -> int:
         """Log position of the last change."""
         return self.view.version
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,23 +21,41 @@ from memory.readable import Readable, Sheet
 from memory.view import SPAN, rested
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which facts of a memory are read.
+
+    Attributes:
+        as_of: those of this version, of what is kept: what is forgotten since is not among them. None, or a version that is
+            not yet, for the newest.
+        only: ids of the only ones; None for all.
+        exclude: ids of those that are not.
+    """
+
+    as_of: int | None = None
+    only: Collection[str] | None = None
+    exclude: Collection[str] = ()
+
+    @property
+    def is_excerpt(self) -> bool:
+        """Whether more than a few facts may be left out: then what is left is read by itself."""
+        return self.as_of is not None or self.only is not None
+
+
+EVERYTHING = Selection()
+
+
 class Excerpt(Readable):
     """
     Args:
         memory: of which; only its view and its settings are looked at.
-        as_of: the version whose facts they are, of what is kept: what is forgotten since is not among them. None, or a version
-            that is not yet, for the newest.
-        only: ids of those that are left; None for all.
-        exclude: ids of those that are not.
 
     Raises:
-        FactNotFound: `only` or `exclude` names a fact that is not there.
+        FactNotFound: the selection names a fact that is not there.
     """
 
-    def __init__(
-        self, memory: EpisodicMemory, *, as_of: int | None = None, only: Collection[str] | None = None, exclude: Collection[str] = ()
-    ) -> None:
-        view = memory.view
+    def __init__(self, memory: EpisodicMemory, selection: Selection) -> None:
+        view, as_of, only, exclude = memory.view, selection.as_of, selection.only, selection.exclude
         self.scope, self.version = memory.scope, view.version if as_of is None else min(as_of, view.version)
         self._settings, self._dim, self._device = memory.settings, memory.dim, memory.device
         self._facts: list[Fact] = []  # in the order of their ids

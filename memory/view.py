@@ -90,8 +90,8 @@ class Spans:
         at = self._place(fact_id)
         span = self._spans[at]
         row = bisect_left(span.facts, fact_id, key=_id)
-        facts, pages = (rows[:row] + rows[row + 1 :] for rows in (span.facts, span.pages))
-        self._spans[at : at + 1] = [Span(facts, pages)] if facts else []
+        rest = Span(span.facts[:row] + span.facts[row + 1 :], span.pages[:row] + span.pages[row + 1 :])
+        self._spans[at : at + 1] = [rest] if rest.facts else []
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ from app.tenant import Committed
 from app.tenants import Tenants
 from memory.answer import KEPT_S
 from memory.errors import AnswerExists, AnswerSpent, DuplicateId, FactNotFound, StoreUnavailable
+from memory.excerpt import Selection
 from memory.fact import Fact
 from memory.keys import Keys, tenant_of
 from memory.query import Query
@@ -95,16 +96,17 @@ async def test_who_may_speak_is_decided_on_the_memory_that_is_read(server: Serve
         await tenants.write("past", fact("d"))
 
         async def spoke(version: int | None, **named: list[str]) -> set[str]:
-            reading, _ = await tenants.read("past", [Query("prompt", drawn("prompt", DIM))], as_of=version, **named)
-            await tenants.bridges("past", [Query("prompt", drawn("prompt", DIM))], as_of=version, **named)
+            selection = Selection(version, **named)  # type: ignore[arg-type]
+            reading, _ = await tenants.read("past", [Query("prompt", drawn("prompt", DIM))], selection)
+            await tenants.bridges("past", [Query("prompt", drawn("prompt", DIM))], selection)
             return {fact_id for fact_id, _ in reading.facts}
 
         assert await spoke(2) == {"a", "b"} and await spoke(None) == {"newer", "b", "d"}
-        assert await spoke(2, include_only=["a"]) == {"a"}
-        assert await spoke(2, include_only=["b"]) == {"b"}  # not what is history now and was current then
+        assert await spoke(2, only=["a"]) == {"a"}
+        assert await spoke(2, only=["b"]) == {"b"}  # not what is history now and was current then
         assert await spoke(2, exclude=["a"]) == {"b"}
-        assert await spoke(None, include_only=["d"]) == {"d"}
-        for named in ({"exclude": ["d"]}, {"include_only": ["a", "d"]}):
+        assert await spoke(None, only=["d"]) == {"d"}
+        for named in ({"exclude": ["d"]}, {"only": ["a", "d"]}):
             with pytest.raises(FactNotFound, match="'d'"):
                 await spoke(2, **named)
 

@@ -50,7 +50,9 @@ def test_probes_ask_under_any_name(server: httpx.Client, path: str) -> None:
     assert server.get(path, headers=REBOUND).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:1", "10.1.2.3", "[::1]:8080", "larimar.internal:443", "other.example"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:80", "127.0.0.1:1", "10.1.2.3", "[::1]:8080", "larimar.internal:443", "other.example"]
+)
 def test_names_that_cannot_be_rebound_and_allowed_ones_are_served(server: httpx.Client, host: str) -> None:
     assert server.get("/facts", headers={"Host": host}).status_code == 200
 
