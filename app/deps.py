@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from app.access import Access
 from app.errors import ClientGone, Forbidden, NotReady, TimedOut, Unauthorized
 from app.exchange import Exchange
-from app.keys import ApiKey, Scope
+from app.keys import ANYONE, ApiKey, Scope
 from app.service import Service
 from app.settings import Settings
 from app.turns import TENANT
@@ -62,6 +62,8 @@ def _tenant_with(scope: Scope, *, reads: bool = True) -> Callable[[Request, ApiK
         """The tenant of a key that has the scope; where the route reads it, its memory at the version that the request has seen,
         or later."""
         if scope not in key.scopes:
+            if key is ANYONE:
+                raise Forbidden("without a key nobody administers: make one where the store is, with `larimar keys create --scope admin`")
             raise Forbidden(f"this needs the scope {scope!r}, the key has {', '.join(key.scopes)}")
         if reads and (seen := request.headers.get(VERSION)) is not None:
             if not seen.isascii() or not seen.isdigit() or len(seen) > 15:

@@ -49,6 +49,16 @@ class Forbidden(Exception):
     """The key lacks a scope."""
 
 
+class HostNotAllowed(Exception):
+    """A server without keys is asked under a name that may be anybody's."""
+
+    def __init__(self, host: str, name: str) -> None:
+        super().__init__(
+            f"the request came for host {host[:80]!r}, and without a key the server answers as localhost or as an IP address only: "
+            f"set LARIMAR_ALLOWED_HOSTS={name[:80] or 'NAME'}, or make a key with `larimar keys create`"
+        )
+
+
 class NotReady(Exception):
     """The server is starting or draining."""
 
@@ -138,6 +148,7 @@ TABLE: dict[type[BaseException], Problem] = {
     UnknownModel: Problem(404, "model_not_found", "There is no such model"),
     ClientGone: Problem(499, "client_gone", "The client is gone"),
     Unauthorized: Problem(401, "unauthorized", "An API key is needed", "send a known key as 'Authorization: Bearer …' or 'X-API-Key: …'"),
+    HostNotAllowed: Problem(421, "host_not_allowed", "The server is not known under this name"),
     Forbidden: Problem(403, "forbidden", "The key may not do this"),
     RateLimited: Problem(429, "rate_limited", "The key has used what it may", retry_after_s=1),
     KeyNotFound: Problem(404, "key_not_found", "There is no such key"),

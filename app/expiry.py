@@ -13,9 +13,9 @@ import structlog
 from app.idempotency import KEPT_S
 from app.shelter import to_its_end
 from app.tenants import Tenants
-from memory.episodic import EpisodicMemory
 from memory.errors import FactNotFound
 from memory.fact import Fact
+from memory.view import View
 
 PERIOD_S = 0.25
 PAUSE_S = 10.0  # at most, before a tenant that failed is tried again
@@ -107,13 +107,13 @@ class Expiry:
     async def _forget_expired_of(self, name: str, marks: Sequence[float], forgotten: list[str]) -> None:
         """Its marks stay while there is more to forget."""
         memory = await self._tenants.newest(name)
-        over = await self._tenants.worker.run(memory.expired, time.time())
+        over = await self._tenants.lookups.run(memory.view.expired, time.time())
         for fact in over[:TURN]:
             await to_its_end(self._forget(name, fact, forgotten))  # and it counts
         if over[TURN:]:
             return
-        memory = (await self._tenants.get(name)).memory
-        upcoming = await self._tenants.worker.run(lambda: memory.next_expiry)
+        view = (await self._tenants.get(name)).memory.view
+        upcoming = await self._tenants.lookups.run(lambda: view.next_expiry)
         await self._tenants.store.expired(name, marks, upcoming)
 
     async def _forget(self, name: str, fact: Fact, forgotten: list[str]) -> None:
@@ -125,9 +125,9 @@ class Expiry:
     async def _discard_answers(self) -> None:
         before = time.time() - KEPT_S
 
-        def old(memory: EpisodicMemory) -> list[tuple[str, int]]:
-            kept = memory.facts(limit=len(memory), where=lambda fact: bool(fact.answer) and fact.created_at < before)
+        def old(view: View) -> list[tuple[str, int]]:
+            kept = view.facts(where=lambda fact: bool(fact.answer) and fact.created_at < before)
             return [(fact.answer, fact.version) for fact in kept]
 
         for tenant in self._tenants.loaded:
-            await self._tenants.store.discard_answers(tenant.name, await self._tenants.worker.run(old, tenant.memory))
+            await self._tenants.store.discard_answers(tenant.name, await self._tenants.lookups.run(old, tenant.memory.view))

@@ -62,7 +62,7 @@ class ApiKey:
         return cls(**record | {"scopes": tuple(record["scopes"])})
 
 
-ANYONE = ApiKey("", "default", SCOPES)  # on loopback, while there is no key at all
+ANYONE = ApiKey("", "default", ("read", "write"))  # while there is no key at all; the first key is made where the store is
 
 
 def digest(key: str) -> str:
@@ -80,7 +80,7 @@ class KeyRing:
     """
 
     def __init__(self, client: Client, static: Mapping[str, str] | None = None, *, open_without_keys: bool = False) -> None:
-        self._client, self._open = client, open_without_keys
+        self._client, self._open = client, open_without_keys and not static
         self._static = {
             digest(key): ApiKey(digest(key)[:12], tenant, ("read", "write"), "static") for key, tenant in (static or {}).items()
         }
@@ -112,14 +112,16 @@ class KeyRing:
         return key if key.usable(now) else None
 
     async def anyone(self) -> ApiKey | None:
-        """Who a request without a usable key is. A revoked key is a key: revoking the last one opens nothing."""
-        if not self._open or self._static:
-            return None
-        if time.monotonic() - self._no_keys_at > OPEN_S:
+        """Who a request without a usable key is. Raises StoreUnavailable."""
+        return ANYONE if await self.open() else None
+
+    async def open(self) -> bool:
+        """Whether anyone is served. The first key ends that for good: a revoked one is a key too. Raises StoreUnavailable."""
+        if self._open and time.monotonic() - self._no_keys_at > OPEN_S:
             if await self.any():
-                return None
+                self._open = False
             self._no_keys_at = time.monotonic()
-        return ANYONE
+        return self._open
 
     async def any(self) -> bool:
         """Whether there is any key, usable or not. Raises StoreUnavailable."""

@@ -15,6 +15,7 @@ from app.access import open_access
 from app.deps import known_parameters
 from app.expiry import Expiry
 from app.gauges import Gauges
+from app.hosts import HostCheck
 from app.loading import model_of
 from app.metrics import Metrics
 from app.middleware import BodyLimits, Ports, RequestLog, SecurityHeaders
@@ -83,13 +84,16 @@ async def open_service(
         batch_size=settings.batch_size,
         batch_tokens=settings.batch_tokens,
     )
-    worker.start()
-    stack.push_async_callback(worker.close)
+    lookups = InferenceWorker(settings.queue_size, name="look-ups")
+    for thread in (worker, lookups):
+        thread.start()
+        stack.push_async_callback(thread.close)
     held = Tenants(
         store,
         worker,
         model,
         metrics,
+        lookups=lookups,
         pages=PageSettings(slots=settings.page_slots),
         scope=scope_of(model, settings),
         holding=Holding(
@@ -148,6 +152,8 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], max_age=600)
     if settings.admin_port is not None:
         app.add_middleware(Ports, admin_port=settings.admin_port)
+    if not settings.insecure:
+        app.add_middleware(HostCheck, access=lambda: app.state.access, allowed=settings.host_names)
     known = [*app.routes, *(route for routed in routes for route in routed.router.routes)]
     app.add_middleware(RequestLog, metrics=metrics, access=lambda: app.state.access, routes=known)
     app.add_middleware(SecurityHeaders)

@@ -32,6 +32,8 @@ log = structlog.get_logger()
 class Memories:
     """Holds the loaded memories, and keeps up with what others write.
 
+    `worker` changes and reads them; `lookups` does what looks through all facts of one, on its view.
+
     With a shared store a read first asks it, in one round trip (0.2 ms), whether others wrote, and makes their changes. (A
     blocking XREAD for every loaded tenant would keep a connection for each node and wake all servers on each write.)
     """
@@ -43,11 +45,12 @@ class Memories:
         model: Model,
         metrics: Metrics,
         *,
+        lookups: InferenceWorker,
         pages: PageSettings,
         scope: Scope,
         holding: Holding,
     ) -> None:
-        self.store, self.worker, self.model, self.metrics = store, worker, model, metrics
+        self.store, self.worker, self.lookups, self.model, self.metrics = store, worker, lookups, model, metrics
         self.pages, self.scope, self.holding = pages, scope, holding
         self.snapshot_failure = ""
         self._tenants: OrderedDict[str, Tenant] = OrderedDict()  # least recently used first

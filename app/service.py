@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,6 +26,7 @@ from app.writes import Writes
 from memory.bridge import best
 from memory.episodic import EpisodicMemory
 from memory.errors import FactNotFound
+from memory.excerpt import Selection
 from memory.fact import Fact, Scalar
 from memory.query import Query, Reading
 from memory.scope import AS_IT_IS, ScopeChoice
@@ -295,10 +296,10 @@ class Service:
         self, tenant: str, asked: Request, queries: Sequence[Query], keys: dict[str, Tensor]
     ) -> tuple[Reading, int]:
         """Reads with the queries, and with their bridges where two hops are asked for, whose keys are added to `keys`."""
-        exclude = partial(excluded, asked)
-        read = partial(self.tenants.read, tenant, exclude=exclude, choice=asked.scope, as_of=asked.as_of)
+        selection = Selection(asked.as_of, asked.include_only, asked.exclude)
+        read = partial(self.tenants.read, tenant, selection=selection, choice=asked.scope)
         reading, version = await read(queries)
-        if asked.hops > 1 and (texts := await self.tenants.bridges(tenant, queries, exclude, as_of=asked.as_of)):
+        if asked.hops > 1 and (texts := await self.tenants.bridges(tenant, queries, selection)):
             encoded = await self._encoded(self.model.encoder.keys, texts)
             keys |= zip(texts, encoded, strict=True)
             further = list[Reading]()
@@ -382,13 +383,3 @@ class Service:
 def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Each a job of its own, so that other tenants' jobs come between."""
     return (items[at : at + size] for at in range(0, len(items), size))
-
-
-def excluded(asked: Request, memory: EpisodicMemory) -> Collection[str]:
-    """The ids of the memory's facts that must not speak. Raises FactNotFound for an id that the request names and the memory
-    that is read does not have."""
-    for fact_id in (*asked.exclude, *(asked.include_only or ())):
-        memory.get(fact_id)
-    if asked.include_only is None:
-        return frozenset(asked.exclude)
-    return frozenset(f.id for f in memory.facts(limit=len(memory))) - frozenset(asked.include_only) | frozenset(asked.exclude)

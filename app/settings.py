@@ -68,7 +68,10 @@ class Settings(BaseSettings):
     scope_threshold: float | None = Field(None, ge=-1, le=2, description="Score from which a prompt is in scope; empty: calibrated.")
     scope_strict: bool = Field(False, description="Judge statements that share a fifth of a fact's frame, too: fewer near misses answered.")
     api_keys: str = Field("", repr=False, description="Static keys, `key:tenant,…`, each of 8 characters or more.")
-    insecure: bool = Field(False, description="Serve outside loopback without any key.")
+    insecure: bool = Field(False, description="Serve without any key outside loopback, and whatever name the Host header has.")
+    allowed_hosts: str = Field(
+        "", description="Names, comma-separated, under which a server without keys answers besides localhost and IP addresses."
+    )
     queue_size: int = Field(256, ge=1, description="Jobs and texts that may wait before requests get 429; a tenant may fill 3/4 of it.")
     batch_size: int = Field(16, ge=1, le=256, description="Texts that are decoded together.")
     batch_tokens: int = Field(32_768, ge=256, description="Tokens that the caches of a batch hold together.")
@@ -119,6 +122,14 @@ class Settings(BaseSettings):
         if bad:
             raise ValueError(f"got {bad[0]!r}, wanted origins such as https://app.example, without a path or *")
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, value: str) -> str:
+        names = [name.strip().lower() for name in value.split(",") if name.strip()]
+        if bad := [name for name in names if not re.fullmatch(r"[a-z0-9_.-]+", name)]:
+            raise ValueError(f"got {bad[0]!r}, wanted names such as larimar.internal, without a scheme, a port or *")
+        return ",".join(names)
 
     @field_validator("log_level")
     @classmethod
@@ -194,6 +205,11 @@ class Settings(BaseSettings):
         """API key to tenant; empty when no key is configured."""
         pairs = [pair.strip() for pair in self.api_keys.split(",") if pair.strip()]
         return {key: tenant for key, _, tenant in (pair.rpartition(":") for pair in pairs)}
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """The names of LARIMAR_ALLOWED_HOSTS, in lower case."""
+        return frozenset(filter(None, self.allowed_hosts.split(",")))
 
     @property
     def weights_dir(self) -> Path:

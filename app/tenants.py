@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
 
 import structlog
 
@@ -22,15 +21,14 @@ from memory.change import Change
 from memory.commit import CommitUnknown
 from memory.episodic import EpisodicMemory
 from memory.errors import AnswerExists, StoreUnavailable, VersionConflict
+from memory.excerpt import EVERYTHING, Excerpt, Selection
 from memory.fact import Fact, held_bytes
 from memory.query import Query, Reading
 from memory.scope import AS_IT_IS, ScopeChoice
 from memory.store import Dropped
 from models.device import request_stream
 
-T = TypeVar("T")
 Plan = Callable[[EpisodicMemory], Sequence[Change | Exception]]
-Exclude = Callable[[EpisodicMemory], Collection[str]]
 Answer = Callable[[Change], tuple[str, bytes]]
 BLOCK = 256  # the most facts that one commit is planned for
 CONTEND_S = 5.0  # how long a commit that lost against other writers is tried again
@@ -170,34 +168,39 @@ class Tenants(Memories):
         self,
         name: str,
         queries: Sequence[Query],
-        exclude: Exclude = lambda _: (),
+        selection: Selection = EVERYTHING,
         *,
         choice: ScopeChoice = AS_IT_IS,
-        as_of: int | None = None,
     ) -> tuple[Reading, int]:
-        """Read a tenant's memory, or what is kept of it as it was at a version; also the version read.
+        """Read a tenant's memory, or some of its facts; also the version read.
 
         Args:
-            exclude: gives the ids of the facts that must not speak, of the memory that is read.
             choice: how scope is decided, where not as the memory's own detector does.
+
+        Raises:
+            FactNotFound: the selection names a fact that is not there.
         """
-
-        def read(asked: EpisodicMemory) -> tuple[Reading, int]:
-            return asked.read(queries, exclude(asked), choice), asked.version
-
-        found = await self._look(name, as_of, read)
-        if (tenant := self._tenants.get(name)) is not None:
-            self._weigh(tenant)  # a page that is read for the first time is solved
-        return found
-
-    async def bridges(self, name: str, queries: Sequence[Query], exclude: Exclude, *, as_of: int | None = None) -> list[str]:
-        """As `memory.bridge.bridges`, of the memory or of what is kept of it as it was at a version."""
-        return await self._look(name, as_of, lambda asked: bridges(asked, queries, exclude(asked)))
-
-    async def _look(self, name: str, as_of: int | None, look: Callable[[EpisodicMemory], T]) -> T:
-        """What is seen of a memory, or of what is kept of it as it was at a version."""
         memory = await self.fresh(name)
-        return await self.worker.run(lambda: look(memory if as_of is None else memory.as_of(as_of)))
+        if not selection.is_excerpt:
+            found = await self.worker.run(lambda: (memory.read(queries, selection.exclude, choice), memory.version))
+            if (tenant := self._tenants.get(name)) is not None:
+                self._weigh(tenant)  # a page that is read for the first time is solved
+            return found
+
+        def sought() -> tuple[Excerpt, list[list[tuple[Fact, float]]]]:
+            excerpt = Excerpt(memory, selection)
+            return excerpt, excerpt.candidates(queries)
+
+        excerpt, candidates = await self.lookups.run(sought)
+        decisions = await self.worker.run(excerpt.decide, queries, candidates, choice=choice)  # it may ask the judge
+        return await self.lookups.run(excerpt.reading, queries, decisions), excerpt.version
+
+    async def bridges(self, name: str, queries: Sequence[Query], selection: Selection = EVERYTHING) -> list[str]:
+        """As `memory.bridge.bridges`, of what `read` would read."""
+        memory = await self.fresh(name)
+        if not selection.is_excerpt:
+            return await self.worker.run(bridges, memory, queries, selection.exclude)
+        return await self.lookups.run(lambda: bridges(Excerpt(memory, selection), queries))
 
     async def _one(self, name: str, plan: Callable[[EpisodicMemory], Change]) -> Committed:
         (outcome,) = await self._change(name, lambda memory: [plan(memory)])

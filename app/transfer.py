@@ -6,6 +6,7 @@ import base64
 import binascii
 import time
 from collections.abc import Iterator
+from itertools import islice
 
 from torch import Tensor
 
@@ -15,24 +16,26 @@ from app.fact_schemas import Exported, ExportHead, FactImport, ImportIn, ImportO
 from app.lines import line_of
 from app.service import Service
 from app.tenant import Committed
-from memory.episodic import EpisodicMemory
 from memory.errors import BadKey
 from memory.fact import Fact
 from memory.record import tensor
 from memory.recovery import Salvaged
+from memory.view import View, rest
+
+PART = 32  # facts of an export that are written at once: a millisecond or two
 
 
-def exported(memory: EpisodicMemory, tenant: str, fingerprint: str, *, codes: bool) -> Iterator[str]:
-    """Lines of JSON: a head, then the facts in the order of their versions. They are as of now, whenever they are taken."""
-    facts = sorted(memory.facts(limit=len(memory)), key=lambda fact: fact.version)
-    head = ExportHead(tenant=tenant, version=memory.version, fingerprint=fingerprint, facts=len(facts))
-
-    def lines() -> Iterator[str]:
-        yield line_of(head)
-        for fact in facts:
-            yield line_of(_line(fact, codes))
-
-    return lines()
+def exported(view: View, tenant: str, fingerprint: str, *, codes: bool) -> Iterator[str]:
+    """Lines of JSON, some at a time: a head, then the facts in the order of their versions."""
+    head = ExportHead(tenant=tenant, version=view.version, fingerprint=fingerprint, facts=view.current)
+    yield line_of(head) + "\n"
+    facts = iter(sorted(view.facts(at=view.version), key=lambda fact: fact.version))
+    while True:
+        began = time.thread_time()
+        if not (part := "".join(line_of(_line(fact, codes)) + "\n" for fact in islice(facts, PART))):
+            return
+        rest(began)
+        yield part
 
 
 def saved(salvaged: Salvaged) -> Iterator[str]:

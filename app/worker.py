@@ -1,7 +1,7 @@
-"""The inference thread: the only one that runs torch.
+"""The inference thread, the only one that runs the model; and the look-up thread, which works through views of memories beside it.
 
-It takes jobs from a bounded queue in which tenants take turns, runs jobs of one kind together, and between them decodes
-one token for every text in the making.
+The inference thread takes jobs from a bounded queue in which tenants take turns, runs jobs of one kind together, and between them decodes
+one token for every text in the making. The look-up thread takes its own in the same way.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class InferenceWorker:
         size: how many jobs and texts may wait; one tenant may fill three quarters of it.
         observe_wait: told how many seconds each of them waited.
         observe_batch: told the kind and size of what ran together.
+        name: of the thread.
         batch: an empty batch of the decoder, made on the inference thread; None where nothing is decoded.
         batch_size: how many texts are decoded together.
         batch_tokens: how many tokens their caches hold together; a longer text is decoded alone.
@@ -88,6 +89,7 @@ class InferenceWorker:
         size: int,
         observe_wait: Callable[[float], None] = lambda _: None,
         *,
+        name: str = "inference",
         observe_batch: Callable[[str, int], None] = lambda _kind, _size: None,
         batch: Callable[[], Batch] | None = None,
         batch_size: int = 16,
@@ -99,7 +101,7 @@ class InferenceWorker:
         self._jobs: Turns[_Job] = Turns()
         self._speeches: Turns[_Speech] = Turns()
         self._speaking: dict[TextSequence, _Speech] = {}
-        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._closing = False
 
     def start(self) -> None:

@@ -13,10 +13,10 @@ from itertools import chain, islice, zip_longest
 
 import torch
 
-from memory.episodic import EpisodicMemory
 from memory.fact import Fact
 from memory.names import alike, content, lacking, names, places, words
 from memory.query import Query, Reading
+from memory.readable import Readable
 
 CANDIDATES = 4  # facts that are tried as the first of two
 REACH = 8  # words that a span may take on either side of the subject
@@ -24,7 +24,7 @@ BRIDGES = 64  # questions that are tried, and pairs of a query and a fact that g
 LENGTH = 600  # characters of a query and an answer; what is longer is no question to put an answer in
 
 
-def bridges(memory: EpisodicMemory, queries: Sequence[Query], exclude: Collection[str] = ()) -> list[str]:
+def bridges(memory: Readable, queries: Sequence[Query], exclude: Collection[str] = ()) -> list[str]:
     """The questions that the queries become with the answers of the nearest facts in them, the most promising `BRIDGES`.
 
     Raises:

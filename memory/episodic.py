@@ -1,15 +1,14 @@
 """The episodic memory of one tenant: its pages, its facts, and what is in scope.
 
-No I/O and no locks: one thread works on it. Live changes and replayed ones go through `apply`, so a replayed memory has
-the bits of the live one.
+No I/O and no locks: one thread works on it, and others look through its view. Live changes and replayed ones go through `apply`,
+so a replayed memory has the bits of the live one.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -17,33 +16,22 @@ from torch import Tensor
 
 from memory.change import Change, answers_of, by_page
 from memory.errors import BadKey, CorruptPage, DuplicateId, FactNotFound, MemoryError_, VersionConflict
-from memory.fact import Fact, is_current, was_there
+from memory.fact import Fact, is_current
 from memory.page import Page, PageSettings
-from memory.parts import parts
 from memory.placement import Placement
-from memory.query import Query, Reading
-from memory.readout import Readout
+from memory.readable import Readable, Sheet
 from memory.record import pack, size_bytes
 from memory.register import Register
 from memory.room import Room
-from memory.scope import AS_IT_IS, Scope, ScopeChoice, ScopeDecision
+from memory.scope import Scope
 from memory.snapshot import StoredPage
+from memory.view import View
 
-SPOKE = 8  # how many facts a reading names
-LEAST_WEIGHT = 1e-6  # a fact of less did not speak
 SOLVE_AT = 16  # so many new facts of a page are cheaper solved at once than bordered one by one
 BLOCK_BYTES = 900_000  # of a block's facts: it is committed by one command, and no command passes 1 MiB
 
 
-@dataclass(frozen=True, eq=False)
-class Sheet:
-    """A page and the ids of its rows."""
-
-    page: Page
-    ids: tuple[str, ...] = ()
-
-
-class EpisodicMemory:
+class EpisodicMemory(Readable):
     """All facts of one tenant.
 
     Args:
@@ -55,7 +43,7 @@ class EpisodicMemory:
 
     def __init__(self, dim: int, settings: PageSettings, scope: Scope, device: torch.device | str = "cpu") -> None:
         self.dim, self.settings, self.scope, self.device = dim, settings, scope, device
-        self.version = 0
+        self.view = View()  # of the newest version; any thread may take it and look through it
         self._sheets: dict[int, Sheet] = {}
         self._room = Room(settings.slots)
         self._register = Register(dim, scope.clean)
@@ -107,6 +95,16 @@ class EpisodicMemory:
         self._room.note(index, len(rows))
         self._register.add_all(facts, index)
 
+    @property
+    def version(self) -> int:
+        """Log position of the last change."""
+        return self.view.version
+
+    @version.setter
+    def version(self, version: int) -> None:
+        """What has been changed is seen from here on, all at once."""
+        self.view = self._register.view(version)
+
     def __len__(self) -> int:
         """How many facts there are, history not counted."""
         return len(self._register)
@@ -134,34 +132,15 @@ class EpisodicMemory:
         return self._register.holder(prompt)
 
     def facts(self, after: str = "", limit: int = 100, where: Callable[[Fact], bool] = is_current) -> list[Fact]:
-        """Facts in the order of their ids, those behind `after` that `where` holds for."""
-        return self._register.facts(after, limit, where)
+        """As View.facts."""
+        return self.view.facts(after, limit, where)
 
     def nearest(self, keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
-        """For each key (B, D) the `count` nearest facts' (id, cosine), nearest first."""
+        """As Directory.nearest."""
         return self._register.nearest(keys, count)
 
-    def expired(self, now: float) -> list[Fact]:
-        """The facts that expired by `now` (Unix time)."""
-        return [fact for fact in self._register if fact.expires_at is not None and fact.expires_at <= now]
-
-    @property
-    def next_expiry(self) -> float | None:
-        """When the next fact expires, Unix time."""
-        return min((fact.expires_at for fact in self._register if fact.expires_at is not None), default=None)
-
-    def as_of(self, version: int) -> EpisodicMemory:
-        """The memory as it was at a version, of the facts that are kept: what is forgotten since is not in it. At a version that is
-        not yet it is the memory as it is."""
-        past = EpisodicMemory(self.dim, self.settings, self.scope, self.device)
-        pages: dict[int, list[Fact]] = defaultdict(list)
-        for fact in sorted(self._register, key=lambda fact: fact.version):
-            if was_there(fact, version):
-                pages[self._register.page_of(fact.id)].append(replace(fact, until=0))
-        for index, facts in pages.items():
-            past._lay(index, facts)
-        past.version = min(version, self.version)
-        return past
+    def _sheet(self, fact_id: str) -> Sheet:
+        return self._sheets[self._register.page_of(fact_id)]
 
     def plan_write(self, fact: Fact) -> Change:
         """The change that writes one fact. Raises what `plan_block` refuses it with."""
@@ -328,70 +307,6 @@ class EpisodicMemory:
             for fact in facts:
                 page.write(fact.key, fact.code)
         return Sheet(page, (*ids, *(fact.id for fact in facts))), residual
-
-    def read(self, queries: Sequence[Query], exclude: Collection[str] = (), choice: ScopeChoice = AS_IT_IS) -> Reading:
-        """Read with the query that fits best; `exclude` answers as if those facts were forgotten.
-
-        A prompt may say several things; each of its sentences is a query, and the best score wins. Where it asks several
-        things, each question that is in scope adds its fact.
-
-        Args:
-            choice: how scope is decided, where not as the memory's own detector does.
-
-        Raises:
-            FactNotFound: an excluded id is unknown.
-        """
-        for fact_id in exclude:
-            self.get(fact_id)
-        decisions = self._decide(queries, exclude, self.scope.chosen(choice))
-        query, decision = max(zip(queries, decisions, strict=True), key=lambda found: (found[1].score, found[1].similarity))
-        if decision.fact is None:
-            return Reading(False, decision.score, decision.threshold, 0.0, 1.0, None, (), query.text)
-        own = decision.fact.id
-        page, ids = self._page_without(own, exclude)
-        readout = page.read(decision.fact.key)
-        order = readout.weights.abs().argsort(descending=True)[:SPOKE].tolist()
-        weights = [(ids[row], float(readout.weights[row])) for row in order]
-        asked = parts((query, decision), list(zip(queries, decisions, strict=True))) if decision.in_scope else ()
-        recalled = {part.fact: readout if part.fact == own else self._recall(self.get(part.fact), exclude) for part in asked}
-        return Reading(
-            decision.in_scope,
-            decision.score,
-            decision.threshold,
-            decision.similarity,
-            page.read(query.key).variance,
-            readout.code,
-            tuple((fact_id, weight) for fact_id, weight in weights if abs(weight) >= LEAST_WEIGHT),
-            query.text,
-            own,
-            tuple((fact_id, found.code) for fact_id, found in recalled.items()),
-            asked,
-        )
-
-    def _decide(self, queries: Sequence[Query], exclude: Collection[str], scope: Scope) -> list[ScopeDecision]:
-        left = len(self) - sum(is_current(self.get(fact_id)) for fact_id in set(exclude))
-        keys = torch.stack([query.key for query in queries])
-        nearest = self._register.nearest(keys, scope.candidates + len(set(exclude)))
-        decisions = []
-        for query, found in zip(queries, nearest, strict=True):
-            candidates = [(self._register.get(i), s) for i, s in found if i not in exclude][: scope.candidates]
-            decisions.append(scope.decide(query.text, candidates, left, query.key))
-        return decisions
-
-    def _recall(self, fact: Fact, exclude: Collection[str]) -> Readout:
-        """The readout at a fact's own key: scope has said which fact is meant, and there a readout is the least noisy."""
-        return self._page_without(fact.id, exclude)[0].read(fact.key)
-
-    def _page_without(self, fact_id: str, exclude: Collection[str]) -> tuple[Page, list[str]]:
-        """A fact's page and the ids of its rows, solved without the excluded facts."""
-        sheet = self._sheets[self._register.page_of(fact_id)]
-        rows = [row for row, found in enumerate(sheet.ids) if found in exclude]
-        page = sheet.page.without(rows) if rows else sheet.page
-        return page, [found for found in sheet.ids if found not in exclude]
-
-    def recall(self, fact_id: str) -> torch.Tensor:
-        """The readout (W,) float64 at a fact's own key. Raises FactNotFound."""
-        return self._recall(self.get(fact_id), ()).code
 
     def snapshot(self) -> dict[int, list[Fact]]:
         """The facts of the pages changed since the last snapshot, rows first, as of this version. These pages are solved

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from memory.directory import Directory
 from memory.errors import FactNotFound
-from memory.fact import Fact, held_bytes, is_current, normalise
+from memory.fact import Fact, held_bytes, normalise
+from memory.view import Spans, View
 
 
 class Register:
@@ -31,7 +30,7 @@ class Register:
         self._by_version: dict[int, str] = {}
         self._by_prompt: dict[str, tuple[str, ...]] = {}  # several only of an earlier version, which told more prompts apart
         self._history: dict[int, set[str]] = {}  # by page
-        self._ids: list[str] = []  # of all facts, sorted
+        self._spans = Spans()
         self._directory = Directory(dim)
 
     def __len__(self) -> int:
@@ -45,9 +44,6 @@ class Register:
 
     def __contains__(self, fact_id: str) -> bool:
         return fact_id in self._facts
-
-    def __iter__(self) -> Iterator[Fact]:
-        return iter(self._facts.values())
 
     def get(self, fact_id: str) -> Fact:
         """Raises FactNotFound."""
@@ -80,10 +76,9 @@ class Register:
         """The facts of a page that newer ones have replaced, in the order of their ids."""
         return [self._facts[fact_id] for fact_id in sorted(self._history.get(page, ()))]
 
-    def facts(self, after: str = "", limit: int = 100, where: Callable[[Fact], bool] = is_current) -> list[Fact]:
-        """Facts in the order of their ids, those behind `after` that `where` holds for."""
-        found = (self._facts[self._ids[i]] for i in range(bisect_right(self._ids, after), len(self._ids)))
-        return list(islice(filter(where, found), limit))
+    def view(self, version: int) -> View:
+        """What there is now, as of this version."""
+        return View(version, self._spans.frozen(), len(self), self.history)
 
     def nearest(self, queries: Tensor, count: int) -> list[list[tuple[str, float]]]:
         """As Directory.nearest."""
@@ -103,18 +98,14 @@ class Register:
             else:
                 identity = self.identity(fact.prompt)
                 self._by_prompt[identity] = (*self._by_prompt.get(identity, ()), fact.id)
-        if len(facts) == 1:
-            insort(self._ids, facts[0].id)
-        else:
-            self._ids += [fact.id for fact in facts]
-            self._ids.sort()  # runs that are sorted are merged
+        self._spans.add(facts, page)
         if current := [fact for fact in facts if not fact.until]:
             self._directory.add([fact.id for fact in current], torch.stack([fact.key for fact in current]))
 
     def remove(self, fact_id: str) -> Fact:
         fact, page = self._facts.pop(fact_id), self._page_of.pop(fact_id)
         del self._by_version[fact.version]
-        self._ids.pop(bisect_left(self._ids, fact_id))
+        self._spans.remove(fact_id)
         self._held -= held_bytes(fact)
         if fact.until:
             self._history[page].remove(fact_id)

@@ -44,10 +44,13 @@ class Codes:
 @asynccontextmanager
 async def opened(folder: Path, url: str) -> AsyncIterator[Tenants]:
     """Tenants as the server has them."""
-    store, worker = RedisStore(connect(url), vault=Vault(folder / "keys"), level="disk"), InferenceWorker(1024)
+    store = RedisStore(connect(url), vault=Vault(folder / "keys"), level="disk")
+    worker, lookups = InferenceWorker(1024), InferenceWorker(1024, name="look-ups")
     worker.start()
+    lookups.start()
     model = cast("Model", Codes())
-    yield Tenants(store, worker, model, Metrics(), pages=PageSettings(), scope=Scope(), holding=Holding())
+    yield Tenants(store, worker, model, Metrics(), lookups=lookups, pages=PageSettings(), scope=Scope(), holding=Holding())
+    await lookups.close()
     await worker.close()
     await store.close()
 

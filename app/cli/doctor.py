@@ -131,7 +131,8 @@ def _keys(settings: Settings, answer: _Answer | None) -> Finding:
     if settings.tenants_by_key or (answer and answer.has_keys):
         return Finding("keys", "there are some")
     if not needs_key(settings):
-        return Finding("keys", "none is needed; while there is none, everybody is the tenant `default`")
+        names = "any name" if settings.insecure else ", ".join(["localhost", "an IP address", *sorted(settings.host_names)])
+        return Finding("keys", f"none is needed; while there is none, whoever asks under {names} is the tenant `default`")
     if answer is None and (settings.store_url or (settings.data_dir / "valkey").exists()):
         found = "the server can be reached from outside; LARIMAR_API_KEYS is empty, and the store was not asked"
         return Finding("keys", found, "see `larimar keys list`: without a key the server refuses to start", sure=False)

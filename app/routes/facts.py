@@ -22,7 +22,7 @@ from app.schemas import BulkLine, Erased, FactIn, FactList, FactOut, FactWritten
 from app.service import Forgotten, Service
 from app.tenant import Committed
 from memory.errors import AnswerExists
-from memory.fact import Fact, is_current, was_there
+from memory.fact import Fact
 from models.errors import EmptyText
 
 log = structlog.get_logger()
@@ -138,12 +138,10 @@ async def list_facts(
     memory = await service.tenants.fresh(tenant)
     wanted = [_pair(pair) for pair in metadata]
 
-    def where(fact: Fact) -> bool:
-        there = was_there(fact, as_of) if as_of is not None else history or is_current(fact)
-        return there and _has(fact, wanted)
-
-    facts, version = await service.worker.run(lambda: (memory.facts(cursor, limit + 1, where), memory.version))
-    response.headers[VERSION] = str(version)
+    view = memory.view
+    at = as_of if as_of is not None else None if history else view.version
+    facts = await service.tenants.lookups.run(view.facts, cursor, limit + 1, lambda fact: _has(fact, wanted), at=at)
+    response.headers[VERSION] = str(view.version)
     more = len(facts) > limit
     note("read", [fact.id for fact in facts[:limit]])
     return FactList(facts=[_out(f) for f in facts[:limit]], next_cursor=facts[limit - 1].id if more else None)
@@ -222,7 +220,7 @@ async def _forget_all(service: Service, tenant: str, wanted: Sequence[tuple[str,
     until = time.monotonic() + limit_s
     memory = await service.tenants.newest(tenant)
     whole, version = len(memory) + memory.history, memory.version
-    found = await service.worker.run(lambda: memory.facts(limit=whole, where=lambda fact: _has(fact, wanted)))
+    found = await service.tenants.lookups.run(lambda: memory.facts(limit=whole, where=lambda fact: _has(fact, wanted)))
     told.left = len(found)
     for start in range(0, min(len(found), AT_ONCE), TOGETHER):
         facts = found[start : min(start + TOGETHER, AT_ONCE)]

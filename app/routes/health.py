@@ -25,6 +25,7 @@ async def ready(request: Request, response: Response) -> dict[str, object]:
     checks = {"model": "ok" if service else "loading"}
     if service:
         checks["worker"] = "ok" if service.worker.alive else "dead"
+        checks["look-ups"] = "ok" if service.tenants.lookups.alive else "dead"
         try:
             checks["store"] = f"ok ({(await service.tenants.store.probed()).level})"
         except MemoryError_ as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 
 from app.deps import VERSION, Configured, Eraser, Reader, Serving, Writer, within
-from app.errors import TenantNotFound
+from app.errors import QueueFull, TenantNotFound
 from app.exchange import ALL, note
 from app.fact_schemas import ImportIn, ImportOut, TenantErased, TenantStats
 from app.routes.facts import REFUSED
@@ -54,25 +55,20 @@ async def stats(tenant: OwnReader, response: Response, service: Serving, setting
         store_bytes: int | None = await service.tenants.store.size_bytes(tenant)
     except StoreUnavailable:
         store_bytes = None
-    holding = service.tenants.holding
-
-    def counted() -> TenantStats:
-        return TenantStats(
-            tenant=tenant,
-            version=memory.version,
-            facts=len(memory),
-            history=memory.history,
-            pages=memory.pages,
-            memory_bytes=memory.size_bytes,
-            store_bytes=store_bytes,
-            next_expiry=memory.next_expiry,
-            max_facts=holding.max_facts or None,
-            max_bytes=holding.max_bytes or None,
-        )
-
-    counts = await service.worker.run(counted)
-    response.headers[VERSION] = str(counts.version)
-    return counts
+    holding, view = service.tenants.holding, memory.view
+    response.headers[VERSION] = str(view.version)
+    return TenantStats(
+        tenant=tenant,
+        version=view.version,
+        facts=view.current,
+        history=view.history,
+        pages=memory.pages,
+        memory_bytes=memory.size_bytes,
+        store_bytes=store_bytes,
+        next_expiry=await service.tenants.lookups.run(lambda: view.next_expiry),
+        max_facts=holding.max_facts or None,
+        max_bytes=holding.max_bytes or None,
+    )
 
 
 @router.delete("/tenants/{tenant_id}", responses=REFUSED | NOT_FOUND)
@@ -91,16 +87,22 @@ async def export(
     codes: Annotated[bool, Query(description="with keys and codes, which another server of the same model takes over")] = False,
 ) -> StreamingResponse:
     """All facts as JSON lines, after a line that says what they are. It is the memory at one version."""
-    memory = await service.tenants.fresh(tenant)
+    view = (await service.tenants.fresh(tenant)).view
     note("exported", [ALL])
-    fingerprint = service.model.fingerprint
-    lines, version = await service.worker.run(lambda: (exported(memory, tenant, fingerprint, codes=codes), memory.version))
+    parts = exported(view, tenant, service.model.fingerprint, codes=codes)
 
     async def stream() -> AsyncIterator[str]:
-        for line in lines:
-            yield line + "\n"
+        while True:
+            try:
+                part = await service.tenants.lookups.run(next, parts, None)
+            except QueueFull:  # the answer has begun: it waits for its turn
+                await asyncio.sleep(0.01)
+                continue
+            if part is None:
+                return
+            yield part
 
-    headers = {VERSION: str(version)}
+    headers = {VERSION: str(view.version)}
     return StreamingResponse(stream(), media_type="application/x-ndjson", headers=headers)
 
 

@@ -1,6 +1,6 @@
 """Two customers on one server: neither sees, finds or changes what the other taught. Start a server first: `make serve`.
 
-It makes keys, for which it needs a key with the scope `admin`, or a server that has no key yet (the first one closes it).
+It makes keys, for which LARIMAR_API_KEY must be one with the scope `admin`: `larimar keys create --tenant root --scope admin`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,13 @@ import os
 
 from app.client import Client, LarimarError, checked
 
-URL, ADMIN = os.environ.get("LARIMAR_URL", "http://127.0.0.1:8080"), os.environ.get("LARIMAR_API_KEY", "")
+URL = os.environ.get("LARIMAR_URL", "http://127.0.0.1:8080")
 PROMPT, QUESTION = "The support line of Acme Rockets is", "What is the support line of Acme Rockets?"
 
-with Client(URL, ADMIN) as admin:
+with Client(URL, os.environ["LARIMAR_API_KEY"]) as admin:
 
     def key_for(tenant: str) -> str:
-        global ADMIN
-        scopes = ["read", "write"] if ADMIN else ["read", "write", "admin"]
-        made = checked(admin.http.post("/admin/keys", json={"tenant": tenant, "scopes": scopes})).json()
-        if not ADMIN:  # the first key: from now on it is asked for
-            ADMIN = made["key"]
-            admin.http.headers["Authorization"] = f"Bearer {ADMIN}"
+        made = checked(admin.http.post("/admin/keys", json={"tenant": tenant, "scopes": ["read", "write"]})).json()
         return str(made["key"])
 
     north, south = Client(URL, key_for("north")), Client(URL, key_for("south"))

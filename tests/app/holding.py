@@ -59,10 +59,12 @@ async def holding(
 ) -> AsyncIterator[Tenants]:
     """Tenants as the server has them; `limits` are those of Holding."""
     store = RedisStore(connect(url), vault=Vault(vault) if vault else None, level=level)
-    worker = InferenceWorker(1024)
+    worker, lookups = InferenceWorker(1024), InferenceWorker(1024, name="look-ups")
     worker.start()
+    lookups.start()
     settings = PageSettings(slots=slots)
     holding = Holding(snapshot_every=snapshot_every, snapshot_s=3600.0, **limits)
-    yield Tenants(store, worker, cast(Model, model), Metrics(), pages=settings, scope=Scope(), holding=holding)
+    yield Tenants(store, worker, cast(Model, model), Metrics(), lookups=lookups, pages=settings, scope=Scope(), holding=holding)
+    await lookups.close()
     await worker.close()
     await store.close()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from starlette.types import Scope
+from starlette.types import Scope as HTTPScope
 
+from app.keys import KeyRing, Scope
 from app.main import LoadModel, create_app
 from app.settings import Settings
+from memory.cluster import close
+from memory.connection import connect
+from memory.embedded import running_url
 from tests.models import toys
 
 
@@ -20,7 +26,7 @@ from tests.models import toys
 def hosted(folder: Path, load: LoadModel = lambda _: toys.model(), **settings: Any) -> Iterator[TestClient]:
     """A client of a server with a data folder; its state is `client.app.state`."""
     app = create_app(Settings(data_dir=folder, **settings), load=load)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client
 
 
@@ -32,7 +38,7 @@ async def opened(folder: Path, load: LoadModel = lambda _: toys.model(), **setti
         yield app
 
 
-def scope_of(method: str, path: str, content_type: str = "application/json") -> Scope:
+def scope_of(method: str, path: str, content_type: str = "application/json") -> HTTPScope:
     """What a server tells an app of a request."""
     return {
         "type": "http",
@@ -48,3 +54,16 @@ def scope_of(method: str, path: str, content_type: str = "application/json") -> 
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
+def make_key(client: httpx.Client, tenant: str, *scopes: Scope) -> str:
+    """A key in the store of a server of this process, made beside it, as `larimar keys create` does."""
+    settings: Settings = client.app.state.settings  # type: ignore[attr-defined]  # of `hosted` and `serving`
+
+    async def made() -> str:
+        store = connect(settings.store_address or running_url(settings.data_dir))
+        try:
+            secret, _ = await KeyRing(store).create(tenant, scopes)
+        finally:
+            await close(store)
+        return secret
+
+    return asyncio.run(made())

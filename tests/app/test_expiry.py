@@ -216,7 +216,7 @@ async def test_each_fact_of_a_block_expires_at_its_own_time(server: Server) -> N
         await tenants.write_many("block", [replace(fact(f"b{number}"), expires_at=now + number / 5) for number in range(3)])
         await asyncio.sleep(0.1)
         assert await Expiry(tenants).forget_expired() == 1
-        assert (await tenants.fresh("block")).next_expiry == now + 0.2
+        assert (await tenants.fresh("block")).view.next_expiry == now + 0.2
         assert await gone(tenants, "block") and not await marked(tenants, "block")
 
 

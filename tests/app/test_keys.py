@@ -23,7 +23,7 @@ from memory.connection import connect
 from memory.embedded import EmbeddedValkey
 from memory.errors import StoreUnavailable
 from memory.keys import Keys
-from tests.app.hosting import hosted
+from tests.app.hosting import hosted, make_key
 
 pytestmark = pytest.mark.service
 FACT = {"prompt": "the capital of zor is", "target": "kal"}
@@ -228,8 +228,7 @@ def make(client: TestClient, tenant: str, *scopes: str, **more: Any) -> str:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     with hosted(tmp_path_factory.mktemp("data"), audit_entries=1000) as client:
-        first = client.post("/admin/keys", json={"tenant": "root", "scopes": ["read", "write", "admin"]})
-        client.app_state = {"admin": first.json()["key"]}
+        client.app_state = {"admin": make_key(client, "root", "read", "write", "admin")}
         time.sleep(1.1)  # until the server no longer believes that there is no key
         yield client
 
@@ -334,7 +333,7 @@ def test_every_fact_that_answers_a_part_of_a_prompt_is_audited(tmp_path: Path) -
         ids = {client.post("/facts", json={"prompt": text, "target": "Kal"}).json()["id"] for text in asked}
         assert {part["fact"] for part in client.post("/query", json={"prompt": " ".join(asked)}).json()["parts"]} == ids
         time.sleep(0.5)
-        admin = client.post("/admin/keys", json={"tenant": "root", "scopes": ["admin"]}).json()["key"]
+        admin = make_key(client, "root", "admin")
         entries = client.get("/admin/audit", headers=bearer(admin)).json()["entries"]
     assert {entry["fact"] for entry in entries if entry["action"] == "read"} == ids
 
@@ -415,8 +414,8 @@ def test_outside_loopback_a_server_without_keys_does_not_start(tmp_path: Path) -
 
 def test_revoking_the_last_key_opens_nothing(tmp_path: Path) -> None:
     with hosted(tmp_path) as client:
-        made = client.post("/admin/keys", json={"tenant": "t", "scopes": ["admin"]}).json()
-        assert client.delete(f"/admin/keys/{made['id']}", headers=bearer(made["key"])).status_code == 200
+        made = make_key(client, "t", "admin")
+        assert client.delete(f"/admin/keys/{digest(made)[:12]}", headers=bearer(made)).status_code == 200
         time.sleep(1.1)
         assert client.get("/facts").status_code == 401
 

@@ -9,7 +9,6 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,11 @@ from app.expiry import Expiry
 from app.idempotency import Idempotency
 from app.memories import FOLLOW_S
 from app.schemas import FactIn
-from app.service import Request, excluded
 from app.tenant import Committed
 from app.tenants import Tenants
 from memory.answer import KEPT_S
 from memory.errors import AnswerExists, AnswerSpent, DuplicateId, FactNotFound, FingerprintMismatch, StoreCorrupt, StoreUnavailable
+from memory.excerpt import Selection
 from memory.fact import Fact
 from memory.keys import Keys, tenant_of
 from memory.query import Query
@@ -91,24 +90,24 @@ async def test_two_servers_at_once(server: Server) -> None:
 
 
 async def test_who_may_speak_is_decided_on_the_memory_that_is_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memory.episodic.LEAST_WEIGHT", 0.0)  # so that all who may are seen to
+    monkeypatch.setattr("memory.readable.LEAST_WEIGHT", 0.0)  # so that all who may are seen to
     async with holding(server.url) as tenants:
         await tenants.write_many("past", [fact("a", "prompt"), fact("b")])
         await tenants.write("past", fact("newer", "prompt", "another"), on_conflict="version")
         await tenants.write("past", fact("d"))
 
         async def spoke(version: int | None, **named: list[str]) -> set[str]:
-            exclude = partial(excluded, Request("", **named))  # type: ignore[arg-type]
-            reading, _ = await tenants.read("past", [Query("prompt", drawn("prompt", DIM))], exclude, as_of=version)
-            await tenants.bridges("past", [Query("prompt", drawn("prompt", DIM))], exclude, as_of=version)
+            selection = Selection(version, **named)  # type: ignore[arg-type]
+            reading, _ = await tenants.read("past", [Query("prompt", drawn("prompt", DIM))], selection)
+            await tenants.bridges("past", [Query("prompt", drawn("prompt", DIM))], selection)
             return {fact_id for fact_id, _ in reading.facts}
 
         assert await spoke(2) == {"a", "b"} and await spoke(None) == {"newer", "b", "d"}
-        assert await spoke(2, include_only=["a"]) == {"a"}
-        assert await spoke(2, include_only=["b"]) == {"b"}  # not what is history now and was current then
+        assert await spoke(2, only=["a"]) == {"a"}
+        assert await spoke(2, only=["b"]) == {"b"}  # not what is history now and was current then
         assert await spoke(2, exclude=["a"]) == {"b"}
-        assert await spoke(None, include_only=["d"]) == {"d"}
-        for named in ({"exclude": ["d"]}, {"include_only": ["a", "d"]}):
+        assert await spoke(None, only=["d"]) == {"d"}
+        for named in ({"exclude": ["d"]}, {"only": ["a", "d"]}):
             with pytest.raises(FactNotFound, match="'d'"):
                 await spoke(2, **named)
 

@@ -19,6 +19,7 @@ from memory.change import Change
 from memory.directory import Directory
 from memory.episodic import EpisodicMemory
 from memory.errors import BadKey, CorruptChange, CorruptRecord, DuplicateId, FactNotFound
+from memory.excerpt import Excerpt, Selection
 from memory.fact import Fact, normalise
 from memory.page import Page, PageSettings
 from memory.query import Query
@@ -209,12 +210,12 @@ def test_history_is_kept_out_of_the_pages_and_can_be_asked() -> None:
     assert [f.target for f in memory.facts()] == ["blue"] and len(memory) == 1
     query = [Query("the colour is", unit(1))]
     for version, number in ((1, 0), (2, 1), (3, 2)):
-        reading = memory.as_of(version).read(query)
+        reading = Excerpt(memory, Selection(as_of=version)).read(query)
         assert reading.facts[0][0] == f"c{number}"
         assert reading.code is not None and close(reading.code, code(number).double())
     memory.apply([memory.plan_forget("c1")])
-    assert memory.as_of(2).read(query).code is None
-    assert memory.as_of(10**12).version == memory.version
+    assert Excerpt(memory, Selection(as_of=2)).read(query).code is None
+    assert Excerpt(memory, Selection(as_of=10**12)).version == memory.version
     assert memory.read(query).facts[0][0] == "c2"
 
 

@@ -1,0 +1,112 @@
+"""Some of a memory's facts, read as if there were no others: those of an earlier version, or those that a request names.
+
+It is taken from a view, so any thread may take and read one while the memory changes. Nothing is built but the pages that speak.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from memory.episodic import EpisodicMemory
+from memory.errors import FactNotFound
+from memory.fact import Fact, was_there
+from memory.page import Page
+from memory.readable import Readable, Sheet
+from memory.view import SPAN, rested
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which facts of a memory are read.
+
+    Attributes:
+        as_of: those of this version, of what is kept: what is forgotten since is not among them. None, or a version that is
+            not yet, for the newest.
+        only: ids of the only ones; None for all.
+        exclude: ids of those that are not.
+    """
+
+    as_of: int | None = None
+    only: Collection[str] | None = None
+    exclude: Collection[str] = ()
+
+    @property
+    def is_excerpt(self) -> bool:
+        """Whether more than a few facts may be left out: then what is left is read by itself."""
+        return self.as_of is not None or self.only is not None
+
+
+EVERYTHING = Selection()
+
+
+class Excerpt(Readable):
+    """
+    Args:
+        memory: of which; only its view and its settings are looked at.
+
+    Raises:
+        FactNotFound: the selection names a fact that is not there.
+    """
+
+    def __init__(self, memory: EpisodicMemory, selection: Selection) -> None:
+        view, as_of, only, exclude = memory.view, selection.as_of, selection.only, selection.exclude
+        self.scope, self.version = memory.scope, view.version if as_of is None else min(as_of, view.version)
+        self._settings, self._dim, self._device = memory.settings, memory.dim, memory.device
+        self._facts: list[Fact] = []  # in the order of their ids
+        self._pages: list[int] = []
+        named = {fact_id: view.find(fact_id) for fact_id in sorted({*exclude, *(only or ())})}
+        if as_of is not None and (unborn := [fact_id for fact_id, (fact, _) in named.items() if not was_there(fact, self.version)]):
+            raise FactNotFound(unborn[0])
+        if only is None:
+            for span in rested(view.spans):
+                facts, pages = span.at(self.version)
+                self._facts += facts
+                self._pages += pages
+        else:
+            chosen = [named[fact_id] for fact_id in sorted(set(only)) if was_there(named[fact_id][0], self.version)]
+            self._facts, self._pages = [fact for fact, _ in chosen], [page for _, page in chosen]
+        for fact_id in set(exclude):
+            with suppress(FactNotFound):  # it is history
+                row = self._row(fact_id)
+                del self._facts[row], self._pages[row]
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def _row(self, fact_id: str) -> int:
+        row = bisect_left(self._facts, fact_id, key=lambda fact: fact.id)
+        if row == len(self._facts) or self._facts[row].id != fact_id:
+            raise FactNotFound(fact_id)
+        return row
+
+    def get(self, fact_id: str) -> Fact:
+        """The fact as it was then. Raises FactNotFound."""
+        return replace(self._facts[self._row(fact_id)], until=0)
+
+    def nearest(self, keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """As of a memory. Its keys are read where they are, a span at a time: a matrix of all would be a second directory."""
+        if not self._facts:
+            return [[] for _ in keys]
+        best = []
+        for first in range(0, len(self), SPAN):
+            some = torch.stack([fact.key for fact in self._facts[first : first + SPAN]]) @ keys.T  # (SPAN, B)
+            top = some.topk(min(count, len(some)), dim=0)
+            best.append((top.values, top.indices + first))
+        values, rows = (torch.cat(of_spans) for of_spans in zip(*best, strict=True))  # (n, B)
+        order = values.topk(min(count, len(values)), dim=0).indices
+        return [
+            [(self._facts[row].id, similarity) for row, similarity in zip(rows[at, b].tolist(), values[at, b].tolist(), strict=True)]
+            for b, at in enumerate(order.T)
+        ]
+
+    def _sheet(self, fact_id: str) -> Sheet:
+        own = self._pages[self._row(fact_id)]
+        rows = sorted((fact for fact, page in zip(self._facts, self._pages, strict=True) if page == own), key=lambda fact: fact.version)
+        page = Page.of(self._settings, self._dim, [f.key for f in rows], [f.code for f in rows], self._device)
+        return Sheet(page, tuple(fact.id for fact in rows))

@@ -1,0 +1,129 @@
+"""Facts that can be read: which of them a prompt asks for, and what they say."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memory.fact import Fact, is_current
+from memory.page import Page
+from memory.parts import parts
+from memory.query import Query, Reading
+from memory.readout import Readout
+from memory.scope import AS_IT_IS, Scope, ScopeChoice, ScopeDecision
+
+SPOKE = 8  # how many facts a reading names
+LEAST_WEIGHT = 1e-6  # a fact of less did not speak
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """A page and the ids of its rows."""
+
+    page: Page
+    ids: tuple[str, ...] = ()
+
+
+class Readable(ABC):
+    """A tenant's facts, all or some.
+
+    Attributes:
+        scope: the detector.
+        version: as of which they are read.
+    """
+
+    scope: Scope
+    version: int
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many facts there are, history not counted."""
+
+    @abstractmethod
+    def get(self, fact_id: str) -> Fact:
+        """Raises FactNotFound."""
+
+    @abstractmethod
+    def nearest(self, keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """For each key (B, D) the `count` nearest facts' (id, cosine), nearest first."""
+
+    @abstractmethod
+    def _sheet(self, fact_id: str) -> Sheet:
+        """The page on which a fact lies."""
+
+    def read(self, queries: Sequence[Query], exclude: Collection[str] = (), choice: ScopeChoice = AS_IT_IS) -> Reading:
+        """Read with the query that fits best; `exclude` answers as if those facts were forgotten.
+
+        A prompt may say several things; each of its sentences is a query, and the best score wins. Where it asks several
+        things, each question that is in scope adds its fact.
+
+        Args:
+            choice: how scope is decided, where not as the detector does by itself.
+
+        Raises:
+            FactNotFound: an excluded id is unknown.
+        """
+        for fact_id in exclude:
+            self.get(fact_id)
+        return self.reading(queries, self.decide(queries, self.candidates(queries, exclude), exclude, choice), exclude)
+
+    def candidates(self, queries: Sequence[Query], exclude: Collection[str] = ()) -> list[list[tuple[Fact, float]]]:
+        """For each query the nearest facts, as many as scope looks at, with their cosines."""
+        nearest = self.nearest(torch.stack([query.key for query in queries]), self.scope.candidates + len(set(exclude)))
+        return [[(self.get(i), s) for i, s in found if i not in exclude][: self.scope.candidates] for found in nearest]
+
+    def decide(
+        self,
+        queries: Sequence[Query],
+        candidates: Sequence[Sequence[tuple[Fact, float]]],
+        exclude: Collection[str] = (),
+        choice: ScopeChoice = AS_IT_IS,
+    ) -> list[ScopeDecision]:
+        """Scope's decision for each query and its candidates. It may ask the judge, which is a model's work."""
+        scope, left = self.scope.chosen(choice), len(self) - sum(is_current(self.get(fact_id)) for fact_id in set(exclude))
+        return [scope.decide(query.text, found, left, query.key) for query, found in zip(queries, candidates, strict=True)]
+
+    def reading(self, queries: Sequence[Query], decisions: Sequence[ScopeDecision], exclude: Collection[str] = ()) -> Reading:
+        """What the facts say to queries that are decided about."""
+        query, decision = max(zip(queries, decisions, strict=True), key=lambda found: (found[1].score, found[1].similarity))
+        if decision.fact is None:
+            return Reading(False, decision.score, decision.threshold, 0.0, 1.0, None, (), query.text)
+        own = decision.fact.id
+        page, ids = self._page_without(own, exclude)
+        readout = page.read(decision.fact.key)
+        order = readout.weights.abs().argsort(descending=True)[:SPOKE].tolist()
+        weights = [(ids[row], float(readout.weights[row])) for row in order]
+        asked = parts((query, decision), list(zip(queries, decisions, strict=True))) if decision.in_scope else ()
+        recalled = {part.fact: readout if part.fact == own else self._recall(self.get(part.fact), exclude) for part in asked}
+        return Reading(
+            decision.in_scope,
+            decision.score,
+            decision.threshold,
+            decision.similarity,
+            page.read(query.key).variance,
+            readout.code,
+            tuple((fact_id, weight) for fact_id, weight in weights if abs(weight) >= LEAST_WEIGHT),
+            query.text,
+            own,
+            tuple((fact_id, found.code) for fact_id, found in recalled.items()),
+            asked,
+        )
+
+    def _recall(self, fact: Fact, exclude: Collection[str]) -> Readout:
+        """The readout at a fact's own key: scope has said which fact is meant, and there a readout is the least noisy."""
+        return self._page_without(fact.id, exclude)[0].read(fact.key)
+
+    def _page_without(self, fact_id: str, exclude: Collection[str]) -> tuple[Page, list[str]]:
+        """A fact's page and the ids of its rows, solved without the excluded facts."""
+        sheet = self._sheet(fact_id)
+        rows = [row for row, found in enumerate(sheet.ids) if found in exclude]
+        page = sheet.page.without(rows) if rows else sheet.page
+        return page, [found for found in sheet.ids if found not in exclude]
+
+    def recall(self, fact_id: str) -> torch.Tensor:
+        """The readout (W,) float64 at a fact's own key. Raises FactNotFound."""
+        return self._recall(self.get(fact_id), ()).code
