@@ -13,8 +13,10 @@ FactId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Scalar = str | int | float | bool | None
 TTL = Annotated[float, Field(gt=0, le=3_155_760_000)]  # seconds; 100 years
+READ_BY = "by what facts and queries find one another: their meaning or, in a script the encoder cannot read, nearly the same words"
 GROUP = "text"  # the metadata that tells which text a fact is of
 OnConflict = Literal["supersede", "error", "version"]
+ReadBy = Literal["meaning", "wording"]
 
 
 def named(metadata: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
@@ -86,6 +88,7 @@ class FactWritten(BaseModel):
     created_at: float
     expires_at: float | None = None
     timings: UpdateTimings
+    read_by: ReadBy = Field("meaning", description=READ_BY)
 
 
 class LineError(BaseModel):
@@ -102,6 +105,7 @@ class BulkLine(BaseModel):
     id: str | None = None
     version: int | None = None
     supersedes: list[str] = []
+    read_by: ReadBy | None = None
     error: LineError | None = None
 
 
@@ -157,6 +161,7 @@ class Scope(BaseModel):
     threshold: float
     similarity: float
     variance: float
+    read_by: ReadBy = Field(description=READ_BY)
 
 
 class Weight(BaseModel):

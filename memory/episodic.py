@@ -102,7 +102,7 @@ class EpisodicMemory:
         if len(rows) > self.settings.slots or any(fact.key.shape != (self.dim,) for fact in rows):
             wanted = f"{self.settings.slots} of {self.dim}"
             raise CorruptPage(f"page {index} holds {len(rows)} facts with keys of {len(facts[0].key)} dimensions, wanted at most {wanted}")
-        page = Page.of(self.settings, self.dim, [f.key for f in rows], [f.code for f in rows], self.device)
+        page = Page.of(self.settings, self.dim, [self._address(f) for f in rows], [f.code for f in rows], self.device)
         self._sheets[index] = Sheet(page, tuple(fact.id for fact in rows))
         self._room.note(index, len(rows))
         self._register.add_all(facts, index)
@@ -128,6 +128,9 @@ class EpisodicMemory:
     def get(self, fact_id: str) -> Fact:
         """Raises FactNotFound."""
         return self._register.get(fact_id)
+
+    def _address(self, fact: Fact) -> Tensor:
+        return self._register.address(fact.key, fact.prompt)
 
     def holder(self, prompt: str) -> str | None:
         """The id of the fact with this prompt."""
@@ -302,10 +305,10 @@ class EpisodicMemory:
             ids = tuple(fact_id for fact_id in ids if fact_id not in gone)
         facts = [change.fact for change in changes if change.fact is not None]
         if len(facts) >= SOLVE_AT:
-            page.write_block(torch.stack([fact.key for fact in facts]), [fact.code for fact in facts])
+            page.write_block(torch.stack([self._address(fact) for fact in facts]), [fact.code for fact in facts])
         else:
             for fact in facts:
-                page.write(fact.key, fact.code)
+                page.write(self._address(fact), fact.code)
         return Sheet(page, (*ids, *(fact.id for fact in facts))), residual
 
     def read(self, queries: Sequence[Query], exclude: Collection[str] = (), choice: ScopeChoice = AS_IT_IS) -> Reading:
@@ -328,7 +331,7 @@ class EpisodicMemory:
             return Reading(False, decision.score, decision.threshold, 0.0, 1.0, None, (), query.text)
         own = decision.fact.id
         page, ids = self._page_without(own, exclude)
-        readout = page.read(decision.fact.key)
+        readout = page.read(self._address(decision.fact))
         order = readout.weights.abs().argsort(descending=True)[:SPOKE].tolist()
         weights = [(ids[row], float(readout.weights[row])) for row in order]
         asked = parts((query, decision), list(zip(queries, decisions, strict=True))) if decision.in_scope else ()
@@ -338,7 +341,7 @@ class EpisodicMemory:
             decision.score,
             decision.threshold,
             decision.similarity,
-            page.read(query.key).variance,
+            page.read(self._register.address(query.key, decision.fact.prompt)).variance,
             readout.code,
             tuple((fact_id, weight) for fact_id, weight in weights if abs(weight) >= LEAST_WEIGHT),
             query.text,
@@ -351,15 +354,14 @@ class EpisodicMemory:
         left = len(self) - sum(is_current(self.get(fact_id)) for fact_id in set(exclude))
         keys = torch.stack([query.key for query in queries])
         nearest = self._register.nearest(keys, scope.candidates + len(set(exclude)))
-        decisions = []
-        for query, found in zip(queries, nearest, strict=True):
-            candidates = [(self._register.get(i), s) for i, s in found if i not in exclude][: scope.candidates]
-            decisions.append(scope.decide(query.text, candidates, left, query.key))
-        return decisions
+        return [
+            scope.decide(query.text, self._register.candidates(query.text, found, exclude)[: scope.candidates], left, query.key)
+            for query, found in zip(queries, nearest, strict=True)
+        ]
 
     def _recall(self, fact: Fact, exclude: Collection[str]) -> Readout:
         """The readout at a fact's own key: scope has said which fact is meant, and there a readout is the least noisy."""
-        return self._page_without(fact.id, exclude)[0].read(fact.key)
+        return self._page_without(fact.id, exclude)[0].read(self._address(fact))
 
     def _page_without(self, fact_id: str, exclude: Collection[str]) -> tuple[Page, list[str]]:
         """A fact's page and the ids of its rows, solved without the excluded facts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from memory.directory import Directory
 from memory.errors import FactNotFound
-from memory.fact import Fact, held_bytes, is_current, normalise
+from memory.fact import Fact, held_bytes, is_current
+from memory.spelling import address, closeness, normalise, seen
 
 
 class Register:
@@ -28,7 +29,7 @@ class Register:
         self._facts: dict[str, Fact] = {}
         self._page_of: dict[str, int] = {}
         self._by_version: dict[int, str] = {}
-        self._by_prompt: dict[str, tuple[str, ...]] = {}  # several only of an earlier version, which told more prompts apart
+        self._twins: dict[str, tuple[str, ...]] = {}  # the facts that an encoder sees alike, by what it sees
         self._history: set[str] = set()
         self._ids: list[str] = []  # of all facts, sorted
         self._directory = Directory(dim)
@@ -67,8 +68,11 @@ class Register:
         return next(iter(self.holders(prompt)), None)
 
     def holders(self, prompt: str) -> list[str]:
-        """The ids of the facts with this prompt that one change can replace, newest first: those on the newest one's page."""
-        found = sorted(self._by_prompt.get(self.identity(prompt), ()), key=lambda held: -self._facts[held].version)
+        """The ids of the facts with this prompt that one change can replace, newest first: those on the newest one's page. There are
+        several only where an earlier version took them for different."""
+        identity = self.identity(prompt)
+        same = [held for held in self._twins.get(seen(identity), ()) if self.identity(self._facts[held].prompt) == identity]
+        found = sorted(same, key=lambda held: -self._facts[held].version)
         return [held for held in found if self._page_of[held] == self._page_of[found[0]]]
 
     def written_by(self, version: int) -> str | None:
@@ -88,6 +92,25 @@ class Register:
         """As Directory.nearest."""
         return self._directory.nearest(queries, count)
 
+    def address(self, key: Tensor, prompt: str) -> Tensor:
+        """Where a prompt with this key (D,) lies on a page."""
+        return address(key, self.identity(prompt))
+
+    def candidates(self, query: str, found: Sequence[tuple[str, float]], exclude: Collection[str]) -> list[tuple[Fact, float]]:
+        """Facts that are found near a query, each with its similarity. Of those that an encoder sees alike there is one: the one that
+        the query spells most nearly, of several the newest."""
+        chosen: dict[str, float] = {}
+        for fact_id, similarity in found:
+            if fact_id not in exclude:
+                twins = self._twins[seen(self.identity(self._facts[fact_id].prompt))]
+                chosen.setdefault(self._nearest_spelt(query, [held for held in twins if held not in exclude]), similarity)
+        return [(self._facts[fact_id], similarity) for fact_id, similarity in chosen.items()]
+
+    def _nearest_spelt(self, query: str, twins: Sequence[str]) -> str:
+        if len(twins) == 1:
+            return twins[0]
+        return max(twins, key=lambda held: (closeness(query, self._clean(self._facts[held].prompt)), self._facts[held].version))
+
     def add(self, fact: Fact, page: int) -> None:
         self.add_all([fact], page)
 
@@ -99,8 +122,8 @@ class Register:
             if fact.until:
                 self._history.add(fact.id)
             else:
-                identity = self.identity(fact.prompt)
-                self._by_prompt[identity] = (*self._by_prompt.get(identity, ()), fact.id)
+                sight = seen(self.identity(fact.prompt))
+                self._twins[sight] = (*self._twins.get(sight, ()), fact.id)
         if len(facts) == 1:
             insort(self._ids, facts[0].id)
         else:
@@ -118,9 +141,9 @@ class Register:
             self._history.remove(fact_id)
             return fact
         self._directory.remove(fact_id)
-        identity = self.identity(fact.prompt)
-        if left := tuple(held for held in self._by_prompt.get(identity, ()) if held != fact_id):
-            self._by_prompt[identity] = left
+        sight = seen(self.identity(fact.prompt))
+        if left := tuple(held for held in self._twins[sight] if held != fact_id):
+            self._twins[sight] = left
         else:
-            self._by_prompt.pop(identity, None)
+            del self._twins[sight]
         return fact

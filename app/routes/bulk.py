@@ -51,8 +51,10 @@ async def teach_lines(service: Service, tenant: str, lines: Sequence[Read]) -> l
         if isinstance(outcome, Exception):
             told.append(refused(number, outcome))
             continue
-        change = outcome.committed.change
-        told.append(BulkLine(line=number, id=outcome.fact.id, version=change.version, supersedes=list(change.replaced)))
+        change, read_by = outcome.committed.change, service.model.read_by(outcome.fact.prompt)
+        told.append(
+            BulkLine(line=number, id=outcome.fact.id, version=change.version, supersedes=list(change.replaced), read_by=read_by)
+        )
     return told
 
 
