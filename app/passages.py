@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from ulid import ULID
 
 from app.schemas import GROUP, FactIn, TextIn
-from memory.fact import Scalar, normalise
+from memory.fact import Scalar
+from memory.spelling import normalise
 from models.sentences import standing_alone
 
 

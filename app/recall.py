@@ -20,7 +20,7 @@ from models.sentences import clean
 
 def scope_of(model: Model, settings: Settings | None = None) -> Scope:
     """The detector for a model's keys, as calibrated or as the settings have it."""
-    scope = Scope(meaning=model.encoder.meaning_dim, clean=clean, judge=model.judge)
+    scope = Scope(meaning=model.encoder.meaning_dim, clean=clean, literal=model.script.literal, judge=model.judge)
     return scope if settings is None else scope.chosen(ScopeChoice(settings.scope_threshold, settings.scope_strict))
 
 

@@ -16,8 +16,10 @@ Scalar = str | int | float | bool | None
 LONGEST_S = 3_155_760_000  # 100 years
 TTL = Annotated[float, Field(gt=0, le=LONGEST_S)]  # seconds
 Time = Annotated[float, Field(ge=0, le=253_402_300_799)]  # Unix time, up to the last second that a calendar knows, of the year 9999
+READ_BY = "by what facts and queries find one another: their meaning or, in a script the encoder cannot read, nearly the same words"
 GROUP = "text"  # the metadata that tells which text a fact is of
 OnConflict = Literal["supersede", "error", "version"]
+ReadBy = Literal["meaning", "wording"]
 NAME_CHARS = 100  # of metadata
 VALUE_CHARS = 4000  # 32 such values, escaped as JSON, leave a fact below the 1 MiB of one command to the store
 _HALF = re.compile("[\ud800-\udfff]")
@@ -117,6 +119,7 @@ class FactWritten(BaseModel):
     created_at: float
     expires_at: float | None = None
     timings: UpdateTimings
+    read_by: ReadBy = Field("meaning", description=READ_BY)
 
 
 class LineError(BaseModel):
@@ -133,6 +136,7 @@ class BulkLine(BaseModel):
     id: str | None = None
     version: int | None = None
     supersedes: list[str] = []
+    read_by: ReadBy | None = None
     error: LineError | None = None
 
 
@@ -188,6 +192,7 @@ class Scope(BaseModel):
     threshold: float
     similarity: float
     variance: float
+    read_by: ReadBy = Field(description=READ_BY)
 
 
 class Weight(BaseModel):

@@ -18,7 +18,7 @@ from app import tracing
 from app.errors import NotReady
 from app.exchange import note, spend
 from app.metrics import Metrics
-from app.schemas import FactIn, OnConflict
+from app.schemas import FactIn, OnConflict, ReadBy
 from app.tenant import Committed
 from app.tenants import Answer, Tenants
 from app.worker import TOGETHER, InferenceWorker, Spoken, each
@@ -99,6 +99,7 @@ class Read:
         reading: None where the memory was not asked.
         used: whether the memory conditions the answer.
         similarities: cosine of the query with each fact that spoke.
+        read_by: by what the reading's query finds facts.
     """
 
     tokens: list[int]
@@ -107,6 +108,7 @@ class Read:
     version: int
     similarities: Mapping[str, float]
     seconds: float
+    read_by: ReadBy
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,8 @@ class Service:
             note("read", reading.spoke)
         seconds = time.perf_counter() - started
         self.metrics.read.observe(seconds)
-        return Read(understood.tokens, reading, used, version, similarities, seconds)
+        read_by = self.model.read_by(asked.prompt if reading is None else reading.query)
+        return Read(understood.tokens, reading, used, version, similarities, seconds, read_by)
 
     async def _reading(
         self, tenant: str, asked: Request, queries: Sequence[Query], keys: dict[str, Tensor]

@@ -90,7 +90,7 @@ class EpisodicMemory(Readable):
         if len(rows) > self.settings.slots or any(fact.key.shape != (self.dim,) for fact in rows):
             wanted = f"{self.settings.slots} of {self.dim}"
             raise CorruptPage(f"page {index} holds {len(rows)} facts with keys of {len(facts[0].key)} dimensions, wanted at most {wanted}")
-        page = Page.of(self.settings, self.dim, [f.key for f in rows], [f.code for f in rows], self.device)
+        page = Page.of(self.settings, self.dim, [self._address(f) for f in rows], [f.code for f in rows], self.device)
         self._sheets[index] = Sheet(page, tuple(fact.id for fact in rows))
         self._room.note(index, len(rows))
         self._register.add_all(facts, index)
@@ -126,6 +126,9 @@ class EpisodicMemory(Readable):
     def get(self, fact_id: str) -> Fact:
         """Raises FactNotFound."""
         return self._register.get(fact_id)
+
+    def _told_apart(self, query: str, found: Sequence[tuple[str, float]], exclude: Collection[str]) -> list[tuple[Fact, float]]:
+        return self._register.candidates(query, found, exclude)
 
     def holder(self, prompt: str) -> str | None:
         """The id of the fact with this prompt."""
@@ -302,10 +305,10 @@ class EpisodicMemory(Readable):
             ids = tuple(fact_id for fact_id in ids if fact_id not in gone)
         facts = [change.fact for change in changes if change.fact is not None]
         if len(facts) >= SOLVE_AT:
-            page.write_block(torch.stack([fact.key for fact in facts]), [fact.code for fact in facts])
+            page.write_block(torch.stack([self._address(fact) for fact in facts]), [fact.code for fact in facts])
         else:
             for fact in facts:
-                page.write(fact.key, fact.code)
+                page.write(self._address(fact), fact.code)
         return Sheet(page, (*ids, *(fact.id for fact in facts))), residual
 
     def snapshot(self) -> dict[int, list[Fact]]:

@@ -6,7 +6,8 @@ It is taken from a view, so any thread may take and read one while the memory ch
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,8 @@ from memory.episodic import EpisodicMemory
 from memory.errors import FactNotFound
 from memory.fact import Fact, was_there
 from memory.page import Page
-from memory.readable import Readable, Sheet
+from memory.readable import Readable, Sheet, nearest_spelt
+from memory.spelling import seen
 from memory.view import SPAN, rested
 
 
@@ -105,8 +107,16 @@ class Excerpt(Readable):
             for b, at in enumerate(order.T)
         ]
 
+    def _told_apart(self, query: str, found: Sequence[tuple[str, float]], exclude: Collection[str]) -> list[tuple[Fact, float]]:
+        twins: dict[str, list[tuple[Fact, float]]] = defaultdict(list)
+        for fact_id, similarity in found:
+            if fact_id not in exclude:
+                fact = self.get(fact_id)
+                twins[seen(self._identity(fact))].append((fact, similarity))
+        return [(nearest_spelt(query, [fact for fact, _ in same], self.scope.clean), same[0][1]) for same in twins.values()]
+
     def _sheet(self, fact_id: str) -> Sheet:
         own = self._pages[self._row(fact_id)]
         rows = sorted((fact for fact, page in zip(self._facts, self._pages, strict=True) if page == own), key=lambda fact: fact.version)
-        page = Page.of(self._settings, self._dim, [f.key for f in rows], [f.code for f in rows], self._device)
+        page = Page.of(self._settings, self._dim, [self._address(f) for f in rows], [f.code for f in rows], self._device)
         return Sheet(page, tuple(fact.id for fact in rows))

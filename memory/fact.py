@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import string
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -49,42 +46,6 @@ def is_current(fact: Fact) -> bool:
 def was_there(fact: Fact, version: int) -> bool:
     """Whether it was current at a version."""
     return fact.version <= version and (not fact.until or fact.until > version)
-
-
-class _Seen(dict[int, str]):
-    """What an uncased encoder (BERT's) makes of each character: nothing, a word of its own, or its lower case."""
-
-    def __missing__(self, code: int) -> str:
-        letter = chr(code)
-        kind = unicodedata.category(letter)
-        if letter.isspace():
-            seen = " "
-        elif kind in _UNSEEN or letter == "\ufffd":
-            seen = ""
-        elif kind.startswith("P") or letter in string.punctuation or _IDEOGRAPH.match(letter):
-            seen = f" {letter} "
-        else:
-            seen = letter.lower()
-        if len(self) < _KEPT:
-            self[code] = seen
-        return seen
-
-
-_UNSEEN = frozenset({"Mn", "Cc", "Cf", "Co"})  # accents, control and formatting characters (of no width), private use
-_IDEOGRAPH = re.compile(
-    "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b81f\U0002b920-\U0002ceaf\U0002f800-\U0002fa1f]"
-)
-_KEPT = 8192  # characters
-_SEEN = _Seen()
-
-
-def normalise(prompt: str) -> str:
-    """The form under which two prompts are the same: words and punctuation marks in lower case, without accents and what has no width.
-
-    It is what an uncased encoder sees, no more and no less. Prompts that it cannot tell apart have equal keys, and least squares
-    would average the answers of two facts with one key; of those that it can, none may take the other's place.
-    """
-    return " ".join(unicodedata.normalize("NFD", prompt).translate(_SEEN).split())
 
 
 def held_bytes(fact: Fact) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +15,15 @@ from memory.parts import parts
 from memory.query import Query, Reading
 from memory.readout import Readout
 from memory.scope import AS_IT_IS, Scope, ScopeChoice, ScopeDecision
+from memory.spelling import address, closeness, normalise
 
 SPOKE = 8  # how many facts a reading names
 LEAST_WEIGHT = 1e-6  # a fact of less did not speak
+
+
+def nearest_spelt(query: str, twins: Sequence[Fact], clean: Callable[[str], str]) -> Fact:
+    """Of facts that an encoder sees alike the one that a query spells most nearly, of several the newest."""
+    return max(twins, key=lambda fact: (closeness(query, clean(fact.prompt)), fact.version))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +58,11 @@ class Readable(ABC):
         """For each key (B, D) the `count` nearest facts' (id, cosine), nearest first."""
 
     @abstractmethod
+    def _told_apart(self, query: str, found: Sequence[tuple[str, float]], exclude: Collection[str]) -> list[tuple[Fact, float]]:
+        """Facts that are found near a query, each with its similarity. Of those that an encoder sees alike there is one: the one that
+        the query spells most nearly, of several the newest."""
+
+    @abstractmethod
     def _sheet(self, fact_id: str) -> Sheet:
         """The page on which a fact lies."""
 
@@ -74,7 +85,8 @@ class Readable(ABC):
     def candidates(self, queries: Sequence[Query], exclude: Collection[str] = ()) -> list[list[tuple[Fact, float]]]:
         """For each query the nearest facts, as many as scope looks at, with their cosines."""
         nearest = self.nearest(torch.stack([query.key for query in queries]), self.scope.candidates + len(set(exclude)))
-        return [[(self.get(i), s) for i, s in found if i not in exclude][: self.scope.candidates] for found in nearest]
+        pairs = zip(queries, nearest, strict=True)
+        return [self._told_apart(query.text, found, exclude)[: self.scope.candidates] for query, found in pairs]
 
     def decide(
         self,
@@ -94,7 +106,7 @@ class Readable(ABC):
             return Reading(False, decision.score, decision.threshold, 0.0, 1.0, None, (), query.text)
         own = decision.fact.id
         page, ids = self._page_without(own, exclude)
-        readout = page.read(decision.fact.key)
+        readout = page.read(self._address(decision.fact))
         order = readout.weights.abs().argsort(descending=True)[:SPOKE].tolist()
         weights = [(ids[row], float(readout.weights[row])) for row in order]
         asked = parts((query, decision), list(zip(queries, decisions, strict=True))) if decision.in_scope else ()
@@ -104,7 +116,7 @@ class Readable(ABC):
             decision.score,
             decision.threshold,
             decision.similarity,
-            page.read(query.key).variance,
+            page.read(address(query.key, self._identity(decision.fact))).variance,
             readout.code,
             tuple((fact_id, weight) for fact_id, weight in weights if abs(weight) >= LEAST_WEIGHT),
             query.text,
@@ -115,7 +127,14 @@ class Readable(ABC):
 
     def _recall(self, fact: Fact, exclude: Collection[str]) -> Readout:
         """The readout at a fact's own key: scope has said which fact is meant, and there a readout is the least noisy."""
-        return self._page_without(fact.id, exclude)[0].read(fact.key)
+        return self._page_without(fact.id, exclude)[0].read(self._address(fact))
+
+    def _identity(self, fact: Fact) -> str:
+        return normalise(self.scope.clean(fact.prompt))
+
+    def _address(self, fact: Fact) -> Tensor:
+        """Where a fact lies on its page."""
+        return address(fact.key, self._identity(fact))
 
     def _page_without(self, fact_id: str, exclude: Collection[str]) -> tuple[Page, list[str]]:
         """A fact's page and the ids of its rows, solved without the excluded facts."""

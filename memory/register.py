@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from memory.directory import Directory
 from memory.errors import FactNotFound
-from memory.fact import Fact, held_bytes, normalise
+from memory.fact import Fact, held_bytes
+from memory.readable import nearest_spelt
+from memory.spelling import normalise, seen
 from memory.view import Spans, View
 
 
@@ -28,7 +30,7 @@ class Register:
         self._facts: dict[str, Fact] = {}
         self._page_of: dict[str, int] = {}
         self._by_version: dict[int, str] = {}
-        self._by_prompt: dict[str, tuple[str, ...]] = {}  # several only of an earlier version, which told more prompts apart
+        self._twins: dict[str, tuple[str, ...]] = {}  # the facts that an encoder sees alike, by what it sees
         self._history: dict[int, set[str]] = {}  # by page
         self._spans = Spans()
         self._directory = Directory(dim)
@@ -64,8 +66,11 @@ class Register:
         return next(iter(self.holders(prompt)), None)
 
     def holders(self, prompt: str) -> list[str]:
-        """The ids of the facts with this prompt that one change can replace, newest first: those on the newest one's page."""
-        found = sorted(self._by_prompt.get(self.identity(prompt), ()), key=lambda held: -self._facts[held].version)
+        """The ids of the facts with this prompt that one change can replace, newest first: those on the newest one's page. There are
+        several only where an earlier version took them for different."""
+        identity = self.identity(prompt)
+        same = [held for held in self._twins.get(seen(identity), ()) if self.identity(self._facts[held].prompt) == identity]
+        found = sorted(same, key=lambda held: -self._facts[held].version)
         return [held for held in found if self._page_of[held] == self._page_of[found[0]]]
 
     def written_by(self, version: int) -> str | None:
@@ -84,6 +89,19 @@ class Register:
         """As Directory.nearest."""
         return self._directory.nearest(queries, count)
 
+    def candidates(self, query: str, found: Sequence[tuple[str, float]], exclude: Collection[str]) -> list[tuple[Fact, float]]:
+        """Facts that are found near a query, each with its similarity. Of those that an encoder sees alike there is one: the one that
+        the query spells most nearly, of several the newest."""
+        chosen: dict[str, float] = {}
+        for fact_id, similarity in found:
+            if fact_id not in exclude:
+                twins = self._twins[seen(self.identity(self._facts[fact_id].prompt))]
+                chosen.setdefault(self._nearest_spelt(query, [held for held in twins if held not in exclude]), similarity)
+        return [(self._facts[fact_id], similarity) for fact_id, similarity in chosen.items()]
+
+    def _nearest_spelt(self, query: str, twins: Sequence[str]) -> str:
+        return twins[0] if len(twins) == 1 else nearest_spelt(query, [self._facts[held] for held in twins], self._clean).id
+
     def add(self, fact: Fact, page: int) -> None:
         self.add_all([fact], page)
 
@@ -96,8 +114,8 @@ class Register:
                 self._history.setdefault(page, set()).add(fact.id)
                 self.history += 1
             else:
-                identity = self.identity(fact.prompt)
-                self._by_prompt[identity] = (*self._by_prompt.get(identity, ()), fact.id)
+                sight = seen(self.identity(fact.prompt))
+                self._twins[sight] = (*self._twins.get(sight, ()), fact.id)
         self._spans.add(facts, page)
         if current := [fact for fact in facts if not fact.until]:
             self._directory.add([fact.id for fact in current], torch.stack([fact.key for fact in current]))
@@ -114,9 +132,9 @@ class Register:
             self.history -= 1
             return fact
         self._directory.remove(fact_id)
-        identity = self.identity(fact.prompt)
-        if left := tuple(held for held in self._by_prompt.get(identity, ()) if held != fact_id):
-            self._by_prompt[identity] = left
+        sight = seen(self.identity(fact.prompt))
+        if left := tuple(held for held in self._twins[sight] if held != fact_id):
+            self._twins[sight] = left
         else:
-            self._by_prompt.pop(identity, None)
+            del self._twins[sight]
         return fact

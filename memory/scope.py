@@ -22,6 +22,8 @@
 
 The judge is asked where the score leaves doubt.
 
+In a script that the encoder does not read the score is how much of the two wordings is the same, whatever the vectors say.
+
 A fact may be a whole sentence that holds its answer (a text taught sentence by sentence): then what it says beyond the query counts
 for nothing, and agreement, three fifths of it, is that all of the query's names are in it.
 
@@ -32,6 +34,7 @@ chance. How the constants were chosen is in docs/experiments.md.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -43,8 +46,10 @@ from memory.expectation import is_question, misfits
 from memory.fact import Fact
 from memory.frame import shared_frame
 from memory.names import content, lacking, names, wording, words
+from memory.spelling import as_asked, normalise
 
 Judge = Callable[[Sequence[tuple[str, str]]], list[float]]
+Literal = Callable[[str, str], float | None]
 NEAR = 0.66  # at less likeness no log-odds are short of what is expected
 
 
@@ -84,6 +89,10 @@ AS_IT_IS = ScopeChoice()
 HEARD, UNHEARD = Expected(2.0, 33.0, 6.0), Expected(2.0, 50.0, 2.25)
 
 
+def _read(_prompt: str, _query: str) -> None:
+    """The meaning of all texts is read."""
+
+
 @dataclass(eq=False)
 class _Candidate:
     """A fact that a query may ask for: its score, of which its `suspicion`, what a common frame costs, is taken."""
@@ -115,6 +124,8 @@ class Scope:
         candidates: how many of the nearest facts are looked at.
         meaning: width of the keys' first part, the sentence vector. 0: the likeness is the keys' cosine.
         clean: what the model reads of a prompt; the same of two makes them one fact's.
+        literal: of a fact's prompt and a query in a script that is not read by meaning, how much of their wording is the same: their
+            score, and 0 unless they are nearly the same words. None where their meaning is read.
         judge: the log-odds of each (fact's prompt, query) that both want the same answer; None: nobody is asked.
     """
 
@@ -141,6 +152,7 @@ class Scope:
     candidates: int = 4
     meaning: int = 0
     clean: Callable[[str], str] = str
+    literal: Literal = _read
     judge: Judge | None = None
 
     def chosen(self, choice: ScopeChoice) -> Scope:
@@ -199,21 +211,28 @@ class Scope:
         Args:
             key: (D,) of the query; without it the similarities are taken as they are.
         """
-        threshold = self.threshold_for(facts)
-        best, highest, asked = ScopeDecision(False, -1.0, threshold, 0.0, None), (False, -math.inf), wording(query)
+        threshold, query = self.threshold_for(facts), unicodedata.normalize("NFC", query)
+        best, highest, asked = ScopeDecision(False, -1.0, threshold, 0.0, None), (False, False, -math.inf), wording(query)
+        prompts = [as_asked(fact.prompt, query) for fact, _ in candidates]
         likenesses = [similarity if key is None else self.likeness(key, fact, similarity) for fact, similarity in candidates]
         weighed = [
-            _Candidate(fact, like, *self._weighed(query, fact.prompt, fact.target, like))
-            for (fact, _), like in zip(candidates, likenesses, strict=True)
+            _Candidate(fact, like, *self._weighed(query, prompt, fact.target, like))
+            for (fact, _), prompt, like in zip(candidates, prompts, likenesses, strict=True)
         ]
-        owned = [wording(fact.prompt) == asked for fact, _ in candidates]  # whether the query is the fact's own words
+        literal = [self.literal(self.clean(prompt), query) for prompt in prompts]
+        # whether the query is the fact's own words
+        owned = [wording(p) == asked if same is None else same > 0 for p, same in zip(prompts, literal, strict=True)]
+        for candidate, same in zip(weighed, literal, strict=True):
+            candidate.score = candidate.score if same is None else same
+        read = [candidate for candidate, same in zip(weighed, literal, strict=True) if same is None]
         if self.judge is not None and any(owned):  # which need no judge
-            for candidate in weighed:
+            for candidate in read:
                 candidate.score += self.judgement * self.sure
         elif self.judge is not None:
-            self._judge(self.judge, query, weighed, threshold)
+            self._judge(self.judge, query, read, threshold)
         for (fact, similarity), candidate, own in zip(candidates, weighed, owned, strict=True):
-            rank = (own, candidate.score)  # no other fact comes before the one whose own words these are
+            exact = own and normalise(self.clean(fact.prompt)) == normalise(query)
+            rank = (exact, own, candidate.score)  # no other fact comes before the one whose own words these are
             if best.fact is None or rank > highest:
                 best, highest = ScopeDecision(candidate.score >= threshold, candidate.score, threshold, similarity, fact), rank
         return best

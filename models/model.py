@@ -20,6 +20,7 @@ from models.errors import EmptyText, ModelError, PromptTooLong, TargetTooLong
 from models.judge import Judge
 from models.parts import Parts
 from models.pointer import Pointer, listed
+from models.scope.script import ReadBy, Script
 from models.sentences import clean, questions, split
 from models.sequence import TextSequence
 
@@ -77,6 +78,7 @@ class Model:
 
     def __init__(self, encoder: Encoder, decoder: Decoder, adapter: Adapter, judge: Judge | None = None) -> None:
         self.encoder, self.decoder, self.adapter, self.judge = encoder, decoder, adapter, judge
+        self.script = Script(encoder.tokenizer)
         self.prefix = adapter.prefix.to(decoder.device)
         decoder.read_ahead(self.prefix.opening)
         self.code = SlotCode(adapter.mean, adapter.projection, decoder.embedding.weight, PIECES * len(adapter.prefix.position))
@@ -178,6 +180,10 @@ class Model:
         texts = asked_by(prompt)
         keys = self.encoder.keys(list(texts))
         return [(text, key, part) for (text, part), key in zip(texts.items(), keys, strict=True)]
+
+    def read_by(self, prompt: str) -> ReadBy:
+        """By what a query finds a fact with this prompt, or this query a fact. Any thread may ask."""
+        return self.script.read_by(clean(prompt))
 
     def read_code(self, code: Tensor) -> str:
         """A readout as text: what the clean-up makes of it."""

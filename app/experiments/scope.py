@@ -10,7 +10,7 @@ from rich.table import Table
 
 from app.experiments.setup import Setup, steps
 from app.recall import Recall
-from memory.fact import normalise
+from memory.spelling import normalise
 from models.evaluation.detection import equal_error_rate, rates
 from models.evaluation.records import Record
 

@@ -63,8 +63,10 @@ async def _write(service: Service, tenant: str, lines: Sequence[Read], encoded: 
         if isinstance(outcome, Exception):
             told.append(refused(number, outcome))
             continue
-        change = outcome.committed.change
-        told.append(BulkLine(line=number, id=outcome.fact.id, version=change.version, supersedes=list(change.replaced)))
+        change, read_by = outcome.committed.change, service.model.read_by(outcome.fact.prompt)
+        told.append(
+            BulkLine(line=number, id=outcome.fact.id, version=change.version, supersedes=list(change.replaced), read_by=read_by)
+        )
     return told
 
 

@@ -105,6 +105,7 @@ async def teach(
         written = await once.recall(store, tenant) if once else None
         if written is None:
             raise
+    written.read_by = service.model.read_by(body.prompt)
     response.headers[VERSION] = str(written.version)
     return written
 
@@ -178,7 +179,9 @@ async def revise(
         settings, service.revise(tenant, fact_id, target=body.target, metadata=body.metadata, ttl_s=body.ttl_s)
     )
     response.headers[VERSION] = str(taught.committed.change.version)
-    return written_as(taught.committed.change, _timings(taught.committed, taught.encode_s, taught.total_s))
+    written = written_as(taught.committed.change, _timings(taught.committed, taught.encode_s, taught.total_s))
+    written.read_by = service.model.read_by(taught.fact.prompt)
+    return written
 
 
 @router.delete("/facts/{fact_id}", responses=REFUSED | {404: {"model": Problem}})

@@ -27,6 +27,7 @@ from app.schemas import (
     QueryIn,
     QueryOut,
     Question,
+    ReadBy,
     TokenLogProbs,
     Usage,
     Weight,
@@ -63,13 +64,14 @@ def sampling_of(body: GenerateIn | CompletionBase, max_new_tokens: int, logprobs
     )
 
 
-def scope_of(reading: Reading) -> schemas.Scope:
+def scope_of(reading: Reading, read_by: ReadBy) -> schemas.Scope:
     return schemas.Scope(
         in_scope=reading.in_scope,
         score=reading.score,
         threshold=reading.threshold,
         similarity=reading.similarity,
         variance=reading.variance,
+        read_by=read_by,
     )
 
 
@@ -84,7 +86,7 @@ def parts_of(read: Read) -> list[Question]:
 
 def memory_of(read: Read) -> MemoryUse:
     """What an answer tells of the memory."""
-    scope = scope_of(read.reading) if read.reading else None
+    scope = scope_of(read.reading, read.read_by) if read.reading else None
     return MemoryUse(used=read.used, scope=scope, facts=weights_of(read) if read.used else [], parts=parts_of(read))
 
 
@@ -135,7 +137,7 @@ async def query(
     assert read.reading is not None
     response.headers[VERSION] = str(read.version)
     return QueryOut(
-        scope=scope_of(read.reading),
+        scope=scope_of(read.reading, read.read_by),
         facts=weights_of(read),
         parts=parts_of(read),
         readout=await within(settings, service.readout(read), body.timeout_s),

@@ -13,10 +13,10 @@ from app.main import load_model
 from app.settings import Settings
 from memory.bridge import bridged
 from memory.expectation import is_question, wants
-from memory.fact import normalise
 from memory.frame import shared_frame
 from memory.names import names, words
 from memory.scope import Scope
+from memory.spelling import normalise
 from models.adapter import Adapter
 from models.errors import ModelError
 from models.model import Model, asked_by

@@ -1,0 +1,1 @@
+"""Scope: does a query ask for a fact?"""
