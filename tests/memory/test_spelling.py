@@ -15,6 +15,7 @@ from memory.fact import Fact
 from memory.page import Page, PageSettings
 from memory.query import Query
 from memory.scope import Scope
+from memory.snapshot import StoredPage
 from memory.spelling import OWN, address, as_asked, normalise, seen
 from models.sentences import clean
 
@@ -170,3 +171,19 @@ def test_a_block_ends_before_the_same_prompt_and_takes_one_that_is_spelt_otherwi
     (only,) = planned("Q: X is", "x is")
     assert not isinstance(only, MemoryError_)
     assert len(planned("José is", "Jose is")) == 2
+
+
+def test_a_memory_of_before_goes_on_with_the_keys_that_it_has() -> None:
+    """Its facts were written when "José" and "Jose" were one, and closing punctuation made two."""
+    before = one_key("José is", "Who runs Acme?")
+    key = before.get("f0").key
+    stored = [*before.laid()[0], Fact("f2", "who runs Acme", "t", key, torch.eye(8)[2], 0.0, {}, version=3)]
+    memory = EpisodicMemory.restore(DIM, PageSettings(slots=8), Scope(), pages={0: StoredPage(3, tuple(stored))}, changes=[], version=3)
+    assert len(memory) == 3 and torch.equal(memory.get("f0").key, key)
+    memory.apply([memory.plan_write(Fact("f3", "Jose is", "t", key, torch.eye(8)[3], 0.0, {}))])
+    for number in (0, 3):
+        assert torch.allclose(memory.recall(f"f{number}"), torch.eye(8, dtype=torch.float64)[number], atol=4 * LEAST_WEIGHT, rtol=0)
+    change = memory.plan_write(Fact("f4", "Who runs Acme", "t", key, torch.eye(8)[4], 0.0, {}))
+    assert change.replaced == ("f2", "f1")
+    memory.apply([change])
+    assert [fact.id for fact in memory.facts()] == ["f0", "f3", "f4"]

@@ -91,16 +91,28 @@ UNREAD: dict[str, tuple[str, str, list[str], list[str]]] = {
 }
 # Language: taught, its answer, a question in other words that gets it, one that does not.
 READ = {
-    "German": ("Das Passwort für das WLAN im Büro lautet", "Möwe-77", "Wie ist das WLAN-Passwort im Büro?", "Wie heißt die Hauptstadt von Frankreich?"),
-    "French": ("Le mot de passe du wifi de l'hôtel est", "été-2024", "Quel est le mot de passe du wifi de l'hôtel ?", "Où est né Molière ?"),
-    "Spanish": ("La contraseña del wifi de la oficina es", "ñandú9", "¿Cuál es la contraseña del wifi de la oficina?", "¿Qué tiempo hará mañana?"),
+    "German": (
+        "Das Passwort für das WLAN im Büro lautet", "Möwe-77",
+        "Wie ist das WLAN-Passwort im Büro?", "Wie heißt die Hauptstadt von Frankreich?",
+    ),
+    "French": (
+        "Le mot de passe du wifi de l'hôtel est", "été-2024",
+        "Quel est le mot de passe du wifi de l'hôtel ?", "Où est né Molière ?",
+    ),
+    "Spanish": (
+        "La contraseña del wifi de la oficina es", "ñandú9",
+        "¿Cuál es la contraseña del wifi de la oficina?", "¿Qué tiempo hará mañana?",
+    ),
     "Polish": ("Hasło do wifi w biurze to", "żubr-5", "Jakie jest hasło do wifi w biurze?", "Kto napisał Lalkę?"),
     "Turkish": ("Ofisin kablosuz ağ şifresi", "lale-81", "Ofisin kablosuz ağ şifresi nedir?", "Yarın hava nasıl olacak?"),
     "Vietnamese": ("Mật khẩu wifi của văn phòng là", "sen-2024", "Mật khẩu wifi của văn phòng là gì?", "Thủ đô của Pháp là gì?"),
     "Czech": ("Heslo k wifi v kanceláři je", "řeka-3", "Jaké je heslo k wifi v kanceláři?", "Kdo napsal Babičku?"),
     "Danish": ("Adgangskoden til kontorets wifi er", "køge-4", "Hvad er adgangskoden til kontorets wifi?", "Hvornår åbner banken i Århus?"),
     "Portuguese": ("A senha do wifi do escritório é", "maçã-6", "Qual é a senha do wifi do escritório?", "Quem descobriu o Brasil?"),
-    "Icelandic": ("Lykilorðið að þráðlausa netinu er", "þoka-7", "Hvert er lykilorðið að þráðlausa netinu?", "Hver er höfuðborg Frakklands?"),
+    "Icelandic": (
+        "Lykilorðið að þráðlausa netinu er", "þoka-7",
+        "Hvert er lykilorðið að þráðlausa netinu?", "Hver er höfuðborg Frakklands?",
+    ),
 }
 SAME = [
     ("Пароль от вайфая:", "пароль  от Вайфая", 1.0),
@@ -198,7 +210,8 @@ def test_latin_scripts_are_read_by_meaning(client: TestClient, language: str) ->
 @pytest.mark.model
 def test_a_word_that_is_not_read_is_no_other_such_word(client: TestClient) -> None:
     facts = {"The password of 张伟 is": "one", "The office of Иван is in": "two"}
-    asked = ["What is 张伟's password?", "What is 李娜's password?", "The password of 李娜 is", "The office of Пётр is in", "The office of Иван is in"]
+    asked = ["What is 张伟's password?", "What is 李娜's password?", "The password of 李娜 is"]
+    asked += ["The office of Пётр is in", "The office of Иван is in"]
     assert [said for said, _ in answers(client, facts, *asked)] == ["one", None, None, None, "two"]
 
 
