@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from memory.episodic import LEAST_WEIGHT, EpisodicMemory
+from memory.episodic import EpisodicMemory
 from memory.errors import MemoryError_
 from memory.fact import Fact
 from memory.page import Page, PageSettings
 from memory.query import Query
+from memory.readable import LEAST_WEIGHT
 from memory.scope import Scope
 from memory.snapshot import StoredPage
 from memory.spelling import OWN, address, as_asked, normalise, seen
