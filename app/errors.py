@@ -108,7 +108,7 @@ class Problem:
     retry_after_s: int = 0
 
 
-TABLE: dict[type[BaseException], Problem] = {
+TABLE: dict[type[Exception], Problem] = {
     models.EmptyText: Problem(422, "empty_text", "A text is empty"),
     models.PromptTooLong: Problem(422, "prompt_too_long", "The prompt is too long"),
     models.TargetTooLong: Problem(422, "target_too_long", "The target is too long"),

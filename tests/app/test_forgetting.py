@@ -142,7 +142,8 @@ def test_a_defect_that_stops_it_midway_is_logged(client: TestClient, monkeypatch
 
 
 def test_many_are_forgotten_in_one_commit_each_with_its_receipt(client: TestClient) -> None:
-    facts = [{"prompt": f"the capital of zor number {n} is", "target": "Kal", "id": f"f{n:02}", "metadata": {"of": "zor"}} for n in range(70)]
+    shared = {"target": "Kal", "metadata": {"of": "zor"}}
+    facts = [shared | {"prompt": f"the capital of zor number {number} is", "id": f"f{number:02}"} for number in range(70)]
     client.post("/facts", json=facts)
     last = client.post("/facts", json={"prompt": "the river of zor is", "target": "Red", "id": "river"}).json()["version"]
     before = client.get("/metrics").text
