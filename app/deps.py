@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
@@ -16,6 +17,7 @@ from app.keys import ANYONE, ApiKey, Scope
 from app.service import Service
 from app.settings import Settings
 from app.turns import TENANT
+from app.worker import Spoken
 
 T = TypeVar("T")
 WRITES = frozenset({"/facts", "/facts:bulk", "/facts/{fact_id}", "/tenants/{tenant_id}/import"})  # routes, by POST and PATCH
@@ -92,6 +94,26 @@ async def within(settings: Settings, work: Awaitable[T], timeout_s: float | None
             return await work
     except TimeoutError:
         raise TimedOut(f"the request took longer than {limit_s:g} s") from None
+
+
+async def timely(steps: AsyncGenerator[Spoken], limit_s: float, began_at: float) -> AsyncGenerator[Spoken]:
+    """A text's steps while its request has time, `limit_s` from `began_at` by the loop's clock. Raises TimedOut.
+
+    The time-out is never around a yield: there it would cancel whoever is sending the step before.
+    """
+    loop, late = asyncio.get_running_loop(), TimedOut(f"the request took longer than {limit_s:g} s")
+    async with aclosing(steps):
+        while True:
+            try:
+                async with asyncio.timeout_at(began_at + limit_s):
+                    step = await anext(steps)
+            except TimeoutError:
+                raise late from None
+            yield step
+            if step.generation is not None:
+                return
+            if loop.time() >= began_at + limit_s:  # the next step may be there already: no time-out would pass in waiting for it
+                raise late
 
 
 async def attended(request: Request, work: Awaitable[T]) -> T:

@@ -118,7 +118,7 @@ class Problem:
     retry_after_s: int = 0
 
 
-TABLE: dict[type[BaseException], Problem] = {
+TABLE: dict[type[Exception], Problem] = {
     models.EmptyText: Problem(422, "empty_text", "A text is empty"),
     models.PromptTooLong: Problem(422, "prompt_too_long", "The prompt is too long"),
     models.TargetTooLong: Problem(422, "target_too_long", "The target is too long"),
@@ -181,6 +181,13 @@ def failed(error: BaseException) -> None:
         log.error("failed", error=type(error).__name__, traceback=traceback_of(error))
 
 
+def explained(error: Exception) -> tuple[Problem, str]:
+    """The table's row for an exception, and its detail; a defect is logged."""
+    failed(error)
+    problem = describe(error)
+    return problem, problem.detail or str(error)
+
+
 def document(problem: Problem, detail: str, scope: Scope, **extra: Any) -> JSONResponse:
     """A problem document; on the OpenAI-compatible routes an error object of their kind."""
     headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s else {}
@@ -204,10 +211,10 @@ def openai_error(problem: Problem, detail: str, errors: list[dict[str, str]] | N
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:
-    problem = describe(error)
+    problem, detail = explained(error)
     request.scope["error_code"] = problem.code
     wait_s = getattr(error, "retry_after_s", problem.retry_after_s)
-    return document(replace(problem, retry_after_s=wait_s), problem.detail or str(error), request.scope)
+    return document(replace(problem, retry_after_s=wait_s), detail, request.scope)
 
 
 def unexpected(scope: Scope, error: Exception) -> JSONResponse:

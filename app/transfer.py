@@ -10,7 +10,7 @@ from itertools import islice
 
 from torch import Tensor
 
-from app.errors import describe, failed
+from app.errors import explained
 from app.exchange import note
 from app.fact_schemas import Exported, ExportHead, FactImport, ImportIn, ImportOutcome
 from app.lines import line_of
@@ -89,11 +89,10 @@ def _outcome(fact_id: str, outcome: Committed | Exception) -> ImportOutcome:
     """Raises what is not the fact's own fault."""
     if isinstance(outcome, Committed):
         return ImportOutcome(id=fact_id, version=outcome.change.version)
-    problem = describe(outcome)
+    problem, detail = explained(outcome)
     if problem.status in (429, 503):
         raise outcome
-    failed(outcome)
-    return ImportOutcome(id=fact_id, error=f"{problem.code}: {problem.detail or outcome}")
+    return ImportOutcome(id=fact_id, error=f"{problem.code}: {detail}")
 
 
 def _encoded(values: Tensor) -> str:

@@ -197,7 +197,7 @@ class RedisStore:
                 await asyncio.to_thread(self._vault.erase, tenant, forgotten)
             except StoreUnavailable as error:  # whoever follows the log erases them
                 written = f"version {changes[-1].version} of {tenant} is written"
-                raise CommitUnknown(f"{written}, and the data keys of what it removes are not erased yet: {error}") from error
+                raise CommitUnknown(f"{written}; the data keys of what it removes are not erased yet: {error}") from error
 
     async def claim(self, tenant: str) -> None:
         """Asks that the tenant's next commit be ours, since others keep winning. It lapses by itself."""

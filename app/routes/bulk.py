@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.deps import Configured, Guarding, Serving, Writer
-from app.errors import BodyTooLarge, QueueFull, describe, failed, invalid
+from app.errors import BodyTooLarge, QueueFull, explained, invalid
 from app.lines import line_of
 from app.schemas import BulkLine, FactIn, LineError
 from app.service import Encoded, Service
@@ -30,9 +30,7 @@ def refused(number: int, error: Exception) -> BulkLine:
     if isinstance(error, ValidationError):
         problem, detail = invalid(error.errors())
     else:
-        failed(error)
-        problem = describe(error)
-        detail = problem.detail or str(error)
+        problem, detail = explained(error)
     return BulkLine(line=number, error=LineError(status=problem.status, code=problem.code, title=problem.title, detail=detail))
 
 

@@ -229,10 +229,9 @@ async def _forget_all(service: Service, tenant: str, wanted: Sequence[tuple[str,
         facts = found[start : min(start + TOGETHER, AT_ONCE)]
         outcomes = await service.forget_many(tenant, [(fact.id, fact.version) for fact in facts])
         # Where one is not found somebody else was first, or it was changed: the next request sees whether it is still meant.
-        made = zip(facts, outcomes, strict=True)
-        receipts = [_receipt(service, fact.id, outcome) for fact, outcome in made if isinstance(outcome, Forgotten)]
-        told.receipts += receipts
-        told.left -= len(receipts)
+        forgotten = {fact.id: outcome for fact, outcome in zip(facts, outcomes, strict=True) if isinstance(outcome, Forgotten)}
+        told.receipts += [_receipt(service, fact_id, outcome) for fact_id, outcome in forgotten.items()]
+        told.left -= len(forgotten)
         if time.monotonic() > until:
             break
     return version

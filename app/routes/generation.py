@@ -14,8 +14,8 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app import schemas
 from app.completions import CompletionBase
-from app.deps import VERSION, Configured, Reader, Serving, attended, within
-from app.errors import TimedOut, describe
+from app.deps import VERSION, Configured, Reader, Serving, attended, timely, within
+from app.errors import explained
 from app.lines import line_of
 from app.routes.facts import REFUSED
 from app.schemas import (
@@ -180,8 +180,8 @@ async def _stream(body: GenerateIn, asked: Ask, service: Service, settings: Sett
         yield _event("memory", memory_of(read).model_dump())
         said, told = "", 0
         try:
-            async with asyncio.timeout_at(started + limit_s), aclosing(steps):
-                async for step in steps:
+            async with aclosing(timely(steps, limit_s, started)) as said_in_time:
+                async for step in said_in_time:
                     fresh = step.log_probs[told:]
                     if step.text != said or fresh:
                         data: dict[str, Any] = {"text": step.text[len(said) :]}
@@ -193,9 +193,8 @@ async def _stream(body: GenerateIn, asked: Ask, service: Service, settings: Sett
                         timings = _timings(Answered(made, read, loop.time() - started))
                         done = {"finish_reason": made.finish_reason, "usage": usage_of(made), "timings": timings}
                         yield _event("done", {k: v if isinstance(v, str) else v.model_dump() for k, v in done.items()})
-        except TimeoutError:
-            problem = describe(TimedOut())
-            detail = f"the request took longer than {limit_s:g} s"
+        except Exception as error:  # too late for a status
+            problem, detail = explained(error)
             yield _event("error", {"status": problem.status, "code": problem.code, "title": problem.title, "detail": detail})
 
     return EventSourceResponse(events(), headers={VERSION: str(read.version)}, ping=15)

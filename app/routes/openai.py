@@ -28,8 +28,8 @@ from app.completions import (
     ModelOut,
     TextChoice,
 )
-from app.deps import Configured, Reader, Serving, attended, within
-from app.errors import TimedOut, UnknownModel, Unsupported, describe, openai_error
+from app.deps import Configured, Reader, Serving, attended, timely, within
+from app.errors import UnknownModel, Unsupported, explained, openai_error
 from app.lines import line_of
 from app.routes.generation import check_length, memory_of, sampling_of, usage_of
 from app.schemas import Usage
@@ -178,8 +178,9 @@ def _ask(prompt: str, sampling: Sampling, body: CompletionBase, questions: Seque
 async def _stream(
     told: _Told, body: CompletionBase, asked: Ask, service: Service, settings: Settings, tenant: str
 ) -> EventSourceResponse:
-    ends_at = asyncio.get_running_loop().time() + min(settings.request_timeout_s, body.timeout_s or settings.request_timeout_s)
-    read = await within(settings, service.read(tenant, asked), body.timeout_s)
+    started = asyncio.get_running_loop().time()
+    limit_s = min(settings.request_timeout_s, body.timeout_s or settings.request_timeout_s)
+    read = await within(settings, service.read(tenant, asked), limit_s)
     steps = service.speak(read, asked.sampling, each_token=True)
     head = told.head | {"object": "text_completion" if told.kind == "text_completion" else "chat.completion.chunk"}
     with_usage = body.stream_options is not None and body.stream_options.include_usage
@@ -189,8 +190,8 @@ async def _stream(
         yield _event(first)
         said, counted = "", 0
         try:
-            async with asyncio.timeout_at(ends_at), aclosing(steps):
-                async for step in steps:
+            async with aclosing(timely(steps, limit_s, started)) as said_in_time:
+                async for step in said_in_time:
                     made, fresh = step.generation, step.log_probs[counted:]
                     if step.text != said or fresh or made:
                         log_probs = told.log_probs(service, fresh, len(said)) if fresh else None
@@ -200,8 +201,8 @@ async def _stream(
                     if made and with_usage:
                         yield _event(head | {"choices": [], "usage": usage_of(made).model_dump()})
             yield ServerSentEvent(data="[DONE]")
-        except TimeoutError:
-            yield _event(openai_error(describe(TimedOut()), "the request took too long"))
+        except Exception as error:  # too late for a status
+            yield _event(openai_error(*explained(error)))
 
     return EventSourceResponse(events(), headers={"Larimar-Version": str(read.version)}, ping=15)
 

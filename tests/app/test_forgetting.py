@@ -142,8 +142,8 @@ def test_a_defect_that_stops_it_midway_is_logged(client: TestClient, monkeypatch
 
 
 def test_many_are_forgotten_in_one_commit_each_with_its_receipt(client: TestClient) -> None:
-    ids = [f"f{n:02}" for n in range(70)]
-    facts = [{"prompt": f"the capital of zor number {i} is", "target": "Kal", "id": i, "metadata": {"of": "zor"}} for i in ids]
+    shared = {"target": "Kal", "metadata": {"of": "zor"}}
+    facts = [shared | {"prompt": f"the capital of zor number {number} is", "id": f"f{number:02}"} for number in range(70)]
     client.post("/facts", json=facts)
     last = client.post("/facts", json={"prompt": "the river of zor is", "target": "Red", "id": "river"}).json()["version"]
     before = client.get("/metrics").text

@@ -126,9 +126,9 @@ async def test_what_one_fact_raises_is_its_line_alone(tmp_path: Path) -> None:
 
 async def test_an_encoding_that_fails_is_its_lines_alone(tmp_path: Path) -> None:
     async with opened(tmp_path) as app:
-        bad = FactIn.model_construct(prompt=f"the river {HALF} is", target="Kal", id=None)
-        lines = [FactIn(prompt="the capital of zor is", target="Kal"), bad]
-        results = await teach_lines(app.state.service, "default", list(enumerate(lines, 1)))
+        good = FactIn(prompt="the capital of zor is", target="Kal")
+        lines = list(enumerate([good, good.model_copy(update={"prompt": f"the river {HALF} is"})], 1))
+        results = await teach_lines(app.state.service, "default", lines)
         assert [result.error and result.error.code for result in results] == [None, "internal"]
 
 
