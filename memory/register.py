@@ -28,7 +28,7 @@ class Register:
         self._page_of: dict[str, int] = {}
         self._by_version: dict[int, str] = {}
         self._by_prompt: dict[str, tuple[str, ...]] = {}  # several only of an earlier version, which told more prompts apart
-        self._history: set[str] = set()
+        self._history: dict[int, set[str]] = {}  # page -> ids
         self._spans = Spans()
         self._directory = Directory(dim)
 
@@ -39,7 +39,7 @@ class Register:
     @property
     def history(self) -> int:
         """How many facts newer ones have replaced."""
-        return len(self._history)
+        return len(self._facts) - len(self)
 
     def __contains__(self, fact_id: str) -> bool:
         return fact_id in self._facts
@@ -73,7 +73,7 @@ class Register:
 
     def history_of(self, page: int) -> list[Fact]:
         """The facts of a page that newer ones have replaced, in the order of their ids."""
-        return [self._facts[fact_id] for fact_id in sorted(self._history) if self._page_of[fact_id] == page]
+        return [self._facts[fact_id] for fact_id in sorted(self._history.get(page, ()))]
 
     def view(self, version: int) -> View:
         """What there is now, as of this version."""
@@ -92,7 +92,7 @@ class Register:
             self._facts[fact.id], self._page_of[fact.id], self._by_version[fact.version] = fact, page, fact.id
             self.size_bytes += held_bytes(fact)
             if fact.until:
-                self._history.add(fact.id)
+                self._history.setdefault(page, set()).add(fact.id)
             else:
                 identity = self.identity(fact.prompt)
                 self._by_prompt[identity] = (*self._by_prompt.get(identity, ()), fact.id)
@@ -101,12 +101,12 @@ class Register:
             self._directory.add([fact.id for fact in current], torch.stack([fact.key for fact in current]))
 
     def remove(self, fact_id: str) -> Fact:
-        fact = self._facts.pop(fact_id)
-        del self._page_of[fact_id], self._by_version[fact.version]
+        fact, page = self._facts.pop(fact_id), self._page_of.pop(fact_id)
+        del self._by_version[fact.version]
         self._spans.remove(fact_id)
         self.size_bytes -= held_bytes(fact)
         if fact.until:
-            self._history.remove(fact_id)
+            self._history[page].remove(fact_id)
             return fact
         self._directory.remove(fact_id)
         identity = self.identity(fact.prompt)
