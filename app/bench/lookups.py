@@ -86,7 +86,7 @@ async def _filled(client: httpx.AsyncClient, facts: int) -> int:
     head, line = map(json.loads, (await client.get("/tenants/looks/export", params={"codes": True})).text.splitlines())
     dim, width = (len(base64.b64decode(line[name])) // 4 for name in ("key", "code"))
     generator = torch.Generator().manual_seed(0)
-    version = head["version"]
+    version = int(head["version"])
     for at in range(1, facts, TOGETHER):
         numbers = range(at, min(facts, at + TOGETHER))
         keys = torch.nn.functional.normalize(torch.randn(len(numbers), dim, generator=generator))
