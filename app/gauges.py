@@ -37,6 +37,7 @@ GAUGES: dict[str, tuple[str, Callable[[Service], float]]] = {
     "larimar_loaded_tenants": ("Tenants in memory", lambda s: len(s.tenants.loaded)),
     "larimar_queue_depth": ("Jobs waiting for the inference thread", lambda s: s.worker.depth),
     "larimar_queue_size": ("Jobs that may wait for the inference thread", lambda s: s.worker.size),
+    "larimar_lookup_queue_depth": ("Jobs waiting for the look-up thread", lambda s: s.tenants.lookups.depth),
     "larimar_snapshot_age_seconds": ("Age of the oldest change that is in no snapshot", _snapshot_age),
     "larimar_log_lag": (
         "Changes that are in no snapshot yet",

@@ -24,7 +24,6 @@ class Register:
     """
 
     def __init__(self, dim: int, clean: Callable[[str], str] = str) -> None:
-        self.history = 0  # how many facts newer ones have replaced
         self._held = 0  # bytes of the facts
         self._clean = clean
         self._facts: dict[str, Fact] = {}
@@ -38,6 +37,11 @@ class Register:
     def __len__(self) -> int:
         """How many facts there are, history not counted."""
         return len(self._directory)
+
+    @property
+    def history(self) -> int:
+        """How many facts newer ones have replaced."""
+        return len(self._facts) - len(self)
 
     @property
     def size_bytes(self) -> int:
@@ -112,7 +116,6 @@ class Register:
             self._held += held_bytes(fact)
             if fact.until:
                 self._history.setdefault(page, set()).add(fact.id)
-                self.history += 1
             else:
                 sight = seen(self.identity(fact.prompt))
                 self._twins[sight] = (*self._twins.get(sight, ()), fact.id)
@@ -129,7 +132,6 @@ class Register:
             self._history[page].remove(fact_id)
             if not self._history[page]:
                 del self._history[page]
-            self.history -= 1
             return fact
         self._directory.remove(fact_id)
         sight = seen(self.identity(fact.prompt))

@@ -202,6 +202,25 @@ def size(
         report("size", asyncio.run(run(settings_or_exit(), tenants=tenants, facts=facts, tick=tick)), json_file)
 
 
+@cli.command("lookups")
+def lookups_command(
+    facts: Annotated[int, typer.Option("--facts", min=2, help="of the tenant that looks")] = 20_000,
+    tokens: Annotated[int, typer.Option("--tokens", min=4, help="of each text that is streamed meanwhile")] = 128,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="texts beside each kind of look-up")] = 3,
+    json_file: Json = None,
+) -> None:
+    """How long another tenant's tokens wait for look-ups through all facts of a large tenant."""
+    import asyncio
+
+    from app.bench.lookups import KINDS
+    from app.bench.lookups import lookups as run
+    from app.cli.serve import settings_or_exit
+
+    with progress("lookups", rounds * KINDS) as tick:
+        work = run(settings_or_exit(), facts=facts, tokens=tokens, rounds=rounds, tick=tick)
+        report("lookups", asyncio.run(work), json_file)
+
+
 @cli.command("plot")
 def plot_command(
     figures: Annotated[Path, typer.Option("--from", help="folder of decode.json, editors.json, load.json")] = Path("docs/figures"),

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from app.bench.decode import decode
 from app.bench.latency import fact
+from app.bench.lookups import CLOCKS, KINDS
 from app.bench.machine import describe
 from app.bench.plots import plot
 from app.bench.statistic import percentile, summary, timed
@@ -77,3 +78,19 @@ def test_sizes_are_told_by_a_server(tmp_path: Path) -> None:
     key_and_code = 4 * 896  # a page holds at least each fact's key
     assert told["pages_bytes_per_fact"] > key_and_code and told["store_bytes_per_fact"] > key_and_code
     assert told["facts_per_second"] > 0
+
+
+@pytest.mark.model
+def test_look_ups_are_compared_with_none(tmp_path: Path) -> None:
+    file = tmp_path / "lookups.json"
+    result = CliRunner().invoke(cli, ["bench", "lookups", "--facts", "600", "--tokens", "8", "--rounds", "1", "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    told = json.loads(file.read_text())["results"]
+    kinds = {name: found for name, found in told.items() if isinstance(found, dict)}
+    assert len(kinds) == KINDS and told["facts"] == 600
+    for found in kinds.values():
+        assert found["look_up"]["n"] > 0
+        for clock in CLOCKS:
+            assert found[clock]["token_alone"]["n"] == found[clock]["token_beside"]["n"] > 0
+            assert found[clock]["token_beside"]["max_ms"] >= found[clock]["token_beside"]["p99_ms"] > 0
+            assert told[f"longest_wait_{clock}_ms"] >= found[clock]["longest_wait_ms"]
