@@ -29,7 +29,7 @@ _IDEOGRAPH = re.compile(
 _MARKS = "".join(mark for mark in map(chr, range(0x300, 0x1E00)) if unicodedata.category(mark) == "Mn")
 _WORD = re.compile(rf"\w[\w{_MARKS}]*")
 _LETTERS = str.maketrans("øØłŁđĐħıŧ", "oOlLdDhit")  # accents that are a part of the letter
-_NO_ACCENTS = "йЙїЇўЎ"  # letters to everybody who types them
+_NO_ACCENTS = "йЙїЇўЎأإآؤئ"  # letters to everybody who types them
 _KEPT = 8192  # characters
 _SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32) * 2 - 1  # (256, 8), of a byte's bits
 
@@ -106,9 +106,9 @@ def closeness(query: str, prompt: str) -> tuple[bool, int, int]:
 
 
 def as_asked(prompt: str, query: str) -> str:
-    """A prompt (NFC) without the accents that a query leaves out: "José" is "Jose" to who types no accents, and "Jose" not "José"."""
-    prompt = unicodedata.normalize("NFC", prompt)
-    if prompt.isascii():
+    """A prompt (NFC) as a query without accents spells its words: "José" is "Jose" to who types none. To who does, it is not."""
+    prompt, query = unicodedata.normalize("NFC", prompt), unicodedata.normalize("NFC", query)
+    if prompt.isascii() or query != _bare(query):
         return prompt
     asked = {word.casefold() for word in _WORD.findall(query)}
 
@@ -119,8 +119,11 @@ def as_asked(prompt: str, query: str) -> str:
     return _WORD.sub(respelt, prompt)
 
 
-def _bare(word: str) -> str:
-    letters = "".join(letter if letter in _NO_ACCENTS else unicodedata.normalize("NFD", letter) for letter in word)
+def _bare(text: str) -> str:
+    """A text (NFC) without accents."""
+    if text.isascii():
+        return text
+    letters = "".join(letter if letter in _NO_ACCENTS else unicodedata.normalize("NFD", letter) for letter in text)
     return unicodedata.normalize("NFC", "".join(letter for letter in letters if not _is_accent(letter)).translate(_LETTERS))
 
 

@@ -62,7 +62,7 @@ class Script:
         for piece, (begin, end) in zip(found.tokens, found.offsets, strict=True):
             if piece == self._unknown or len(piece.removeprefix("##")) == 1:
                 for at in range(begin, end):
-                    unread[at] = text[at].isalpha() and not unicodedata.name(text[at], "").startswith("LATIN ")
+                    unread[at] = text[at].isalpha() and not _is_latin(text[at])
         return unread
 
     def _unread_words(self, text: str) -> frozenset[str]:
@@ -117,6 +117,10 @@ def _typo(one: str, other: str) -> bool:
     if len(short) < len(long):
         return short[at:] == long[at + 1 :]
     return short[at + 1 :] == long[at + 1 :] or (short[at : at + 2] == long[at : at + 2][::-1] and short[at + 2 :] == long[at + 2 :])
+
+
+def _is_latin(letter: str) -> bool:
+    return letter < "\u0250" or unicodedata.name(letter, "").startswith("LATIN ")  # "º" has another name
 
 
 def _stands_alone(letter: str) -> bool:

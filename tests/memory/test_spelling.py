@@ -162,6 +162,7 @@ def test_an_accent_that_is_asked_for_is_not_passed_over() -> None:
     memory = one_key("The phone of Jose is")
     assert not memory.read([Query("The phone of José is", memory.get("f0").key)]).in_scope
     assert as_asked("The phone of Jose is", "José") == "The phone of Jose is"
+    assert as_asked("¿A qué hora?", "¿Que día?") == "¿A qué hora?" and as_asked("¿A qué hora?", "¿Que dia?") == "¿A que hora?"
 
 
 def test_a_block_ends_before_the_same_prompt_and_takes_one_that_is_spelt_otherwise() -> None:
