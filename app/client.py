@@ -24,7 +24,7 @@ from typing import Any, Generic, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
-from app.schemas import (
+from app.http.schemas import (
     BulkLine,
     FactIn,
     FactList,
@@ -101,13 +101,13 @@ def checked(response: httpx.Response) -> httpx.Response:
 
 
 def teach(prompt: str, target: str, **more: Any) -> Call[FactWritten]:
-    """`more`: the other fields of app.schemas.FactIn."""
+    """`more`: the other fields of app.http.schemas.FactIn."""
     body = FactIn(prompt=prompt, target=target, **more).model_dump(exclude_unset=True)
     return Call("POST", "/facts", FactWritten, body, headers={"Idempotency-Key": _key()})
 
 
 def teach_text(text: str, **more: Any) -> Call[list[BulkLine]]:
-    """`more`: the other fields of app.schemas.TextIn."""
+    """`more`: the other fields of app.http.schemas.TextIn."""
     return Call("POST", "/facts", list[BulkLine], TextIn(text=text, **more).model_dump(exclude_unset=True))
 
 
@@ -130,12 +130,12 @@ def forget_all(metadata: Mapping[str, Scalar]) -> Call[Receipts]:
 
 
 def query(prompt: str, **more: Any) -> Call[QueryOut]:
-    """`more`: the other fields of app.schemas.QueryIn."""
+    """`more`: the other fields of app.http.schemas.QueryIn."""
     return Call("POST", "/query", QueryOut, {"prompt": prompt} | more)
 
 
 def generate(prompt: str, **more: Any) -> Call[GenerateOut]:
-    """`more`: the other fields of app.schemas.GenerateIn."""
+    """`more`: the other fields of app.http.schemas.GenerateIn."""
     return Call("POST", "/generate", GenerateOut, {"prompt": prompt} | more)
 
 

@@ -14,24 +14,24 @@ from typing import Literal, TypeVar
 from torch import Tensor
 from ulid import ULID
 
-from app import tracing
-from app.errors import NotReady
-from app.exchange import note, spend
-from app.metrics import Metrics
-from app.schemas import FactIn, OnConflict, ReadBy
-from app.tenant import Committed
-from app.tenants import Answer, Tenants
-from app.worker import TOGETHER, InferenceWorker, Spoken, each
-from app.writes import Writes
-from memory.bridge import best
+from app.access.request_context import note, spend
+from app.http.schemas import FactIn, ReadBy
+from app.inference.errors import NotReady
+from app.inference.worker import TOGETHER, Chunk, InferenceWorker, each
+from app.server import tracing
+from app.server.metrics import Metrics
+from app.tenants.group_commit import GroupCommit
+from app.tenants.tenant import Committed, OnConflict
+from app.tenants.tenants import Answer, Tenants
 from memory.episodic import EpisodicMemory
 from memory.errors import FactNotFound
 from memory.excerpt import Selection
 from memory.fact import Fact, Scalar
 from memory.query import Query, Reading
-from memory.scope import AS_IT_IS, ScopeChoice
-from models.model import Asked, Model, asked_by
-from models.sampling import Generation, Sampling
+from memory.scope.rules import AS_IT_IS, ScopeChoice
+from memory.scope.two_hops import best
+from models.engine.sampling import Generation, Sampling
+from models.model import Model, Prompt, asked_by
 
 Use = Literal["auto", "on", "off"]
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class Request:
         exclude, include_only: ids of facts, of the version that is asked; the answer is what it would be without the others.
         as_of: the version of the memory that is asked; None for the newest.
         scope: how it is decided, where not as the server does.
-        hops: 2 lets a fact be asked for by what another one answers (memory.bridge).
+        hops: 2 lets a fact be asked for by what another one answers (memory.scope.two_hops).
         asks: texts that may ask for a fact, tried in order until one is in scope; empty: the prompt.
     """
 
@@ -123,7 +123,7 @@ class Service:
 
     def __init__(self, model: Model, tenants: Tenants, worker: InferenceWorker, metrics: Metrics) -> None:
         self.model, self.tenants, self.worker, self.metrics = model, tenants, worker, metrics
-        self.writes = Writes(tenants)
+        self.writes = GroupCommit(tenants)
         self.background: Sequence[asyncio.Task[None]] = ()  # what runs beside the requests until the server ends
 
     async def teach(
@@ -271,7 +271,7 @@ class Service:
         started = time.perf_counter()
         asks = [await asyncio.to_thread(asked_by, text) for text in asked.asks or [asked.prompt]] if asked.use != "off" else []
         sentences = tuple(dict.fromkeys(text for texts in asks for text in texts))
-        prompt = Asked(asked.prompt, asked.sampling.max_new_tokens, sentences)
+        prompt = Prompt(asked.prompt, asked.sampling.max_new_tokens, sentences)
         with tracing.span("encode"):
             understood = await self.worker.run_together(self.model.encode_prompts, prompt)
         self.metrics.encode.observe(time.perf_counter() - started)
@@ -332,12 +332,12 @@ class Service:
             note("read", read.reading.spoke)
         return await self.worker.run(self.model.read_code, read.reading.code)
 
-    def speak(self, read: Read, sampling: Sampling, *, each_token: bool = False) -> AsyncGenerator[Spoken]:
+    def speak(self, read: Read, sampling: Sampling, *, each_token: bool = False) -> AsyncGenerator[Chunk]:
         """Generate after a prompt that was read. Raises QueueFull at once."""
         readouts = (read.reading.readouts or read.reading.code) if read.reading and read.used else None
         return self._measured(self.worker.speak(lambda: self.model.sequence(read.tokens, readouts, sampling), each_token=each_token))
 
-    async def _measured(self, spoken: AsyncGenerator[Spoken]) -> AsyncGenerator[Spoken]:
+    async def _measured(self, spoken: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
         began_at = time.time()
         async with aclosing(spoken) as steps:
             async for step in steps:

@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import yaml
 
-from app.ports import free_port
+from app.bench.free_port import free_port
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "grafana"))

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.ports import free_port
+from app.bench.free_port import free_port
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("dependencies", "server", "weights")

@@ -15,8 +15,8 @@ from typer.cli import get_docs_for_click
 
 from app.cli import cli
 from app.cli.settings import table
-from app.gauges import GAUGES, RESIDUAL_MAX
-from app.metrics import Metrics
+from app.server.gauges import GAUGES, RESIDUAL_MAX
+from app.server.metrics import Metrics
 
 FOLDER = Path(__file__).parent
 

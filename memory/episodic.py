@@ -17,14 +17,13 @@ from torch import Tensor
 from memory.change import Change, answers_of, by_page
 from memory.errors import BadKey, CorruptPage, DuplicateId, FactNotFound, MemoryError_, VersionConflict
 from memory.fact import Fact, is_current
-from memory.page import Page, PageSettings
+from memory.fact_index import FactIndex
+from memory.free_slots import FreeSlots
+from memory.packed_fact import pack, size_bytes
+from memory.page import Page, PageSettings, StoredPage
 from memory.placement import Placement
-from memory.readable import Readable, Sheet
-from memory.record import pack, size_bytes
-from memory.register import Register
-from memory.room import Room
-from memory.scope import Scope
-from memory.snapshot import StoredPage
+from memory.readable import PageRows, Readable
+from memory.scope.rules import Scope
 from memory.view import View
 
 SOLVE_AT = 16  # so many new facts of a page are cheaper solved at once than bordered one by one
@@ -44,9 +43,9 @@ class EpisodicMemory(Readable):
     def __init__(self, dim: int, settings: PageSettings, scope: Scope, device: torch.device | str = "cpu") -> None:
         self.dim, self.settings, self.scope, self.device = dim, settings, scope, device
         self.view = View()  # of the newest version; any thread may take it and look through it
-        self._sheets: dict[int, Sheet] = {}
-        self._room = Room(settings.slots)
-        self._register = Register(dim, scope.clean)
+        self._pages: dict[int, PageRows] = {}
+        self._free_slots = FreeSlots(settings.slots)
+        self._fact_index = FactIndex(dim, scope.clean)
         self._dirty: set[int] = set()
         self._changed_at: dict[int, int] = {}  # page -> version of its last change
 
@@ -91,9 +90,9 @@ class EpisodicMemory(Readable):
             wanted = f"{self.settings.slots} of {self.dim}"
             raise CorruptPage(f"page {index} holds {len(rows)} facts with keys of {len(facts[0].key)} dimensions, wanted at most {wanted}")
         page = Page.of(self.settings, self.dim, [self._address(f) for f in rows], [f.code for f in rows], self.device)
-        self._sheets[index] = Sheet(page, tuple(fact.id for fact in rows))
-        self._room.note(index, len(rows))
-        self._register.add_all(facts, index)
+        self._pages[index] = PageRows(page, tuple(fact.id for fact in rows))
+        self._free_slots.note(index, len(rows))
+        self._fact_index.add_all(facts, index)
 
     @property
     def version(self) -> int:
@@ -103,36 +102,36 @@ class EpisodicMemory(Readable):
     @version.setter
     def version(self, version: int) -> None:
         """What has been changed is seen from here on, all at once."""
-        self.view = self._register.view(version)
+        self.view = self._fact_index.view(version)
 
     def __len__(self) -> int:
         """How many facts there are, history not counted."""
-        return len(self._register)
+        return len(self._fact_index)
 
     @property
     def history(self) -> int:
         """How many facts are kept that newer ones have replaced."""
-        return self._register.history
+        return self._fact_index.history
 
     @property
     def pages(self) -> int:
-        return len(self._sheets)
+        return len(self._pages)
 
     @property
     def size_bytes(self) -> int:
         """About how many bytes it takes here."""
-        return self._register.size_bytes + sum(sheet.page.size_bytes for sheet in list(self._sheets.values()))
+        return self._fact_index.size_bytes + sum(sheet.page.size_bytes for sheet in list(self._pages.values()))
 
     def get(self, fact_id: str) -> Fact:
         """Raises FactNotFound."""
-        return self._register.get(fact_id)
+        return self._fact_index.get(fact_id)
 
     def _told_apart(self, query: str, found: Sequence[tuple[str, float]], exclude: Collection[str]) -> list[tuple[Fact, float]]:
-        return self._register.candidates(query, found, exclude)
+        return self._fact_index.candidates(query, found, exclude)
 
     def holder(self, prompt: str) -> str | None:
         """The id of the fact with this prompt."""
-        return self._register.holder(prompt)
+        return self._fact_index.holder(prompt)
 
     def facts(self, after: str = "", limit: int = 100, where: Callable[[Fact], bool] = is_current) -> list[Fact]:
         """As View.facts."""
@@ -140,10 +139,10 @@ class EpisodicMemory(Readable):
 
     def nearest(self, keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
         """As Directory.nearest."""
-        return self._register.nearest(keys, count)
+        return self._fact_index.nearest(keys, count)
 
-    def _sheet(self, fact_id: str) -> Sheet:
-        return self._sheets[self._register.page_of(fact_id)]
+    def _sheet(self, fact_id: str) -> PageRows:
+        return self._pages[self._fact_index.page_of(fact_id)]
 
     def plan_write(self, fact: Fact) -> Change:
         """The change that writes one fact. Raises what `plan_block` refuses it with."""
@@ -171,7 +170,7 @@ class EpisodicMemory(Readable):
             refusal = self._refusal(fact, taken)
             if refusal is None:
                 try:
-                    prompt, size = self._register.identity(fact.prompt), size + size_bytes(fact)
+                    prompt, size = self._fact_index.identity(fact.prompt), size + size_bytes(fact)
                 except Exception as error:
                     refusals.append(error)
                     continue
@@ -179,13 +178,13 @@ class EpisodicMemory(Readable):
                     break
                 taken[prompt] = fact
                 if not keep:
-                    freed.update(self._register.holders(fact.prompt))
+                    freed.update(self._fact_index.holders(fact.prompt))
             refusals.append(refusal)
         changes = iter(self._changes(taken, keep))
         return [next(changes) if refusal is None else refusal for refusal in refusals]
 
     def _refusal(self, fact: Fact, taken: Mapping[str, Fact]) -> MemoryError_ | None:
-        if fact.id in self._register or any(fact.id == other.id for other in taken.values()):
+        if fact.id in self._fact_index or any(fact.id == other.id for other in taken.values()):
             return DuplicateId(fact.id)
         if fact.key.shape != (self.dim,) or not bool(torch.isfinite(fact.key).all()):
             return BadKey(f"an address key has shape {tuple(fact.key.shape)}, this memory needs ({self.dim},), all finite")
@@ -199,15 +198,15 @@ class EpisodicMemory(Readable):
             return []
         keys = torch.stack([fact.key for fact in facts.values()])
         neighbours = [
-            next(((self._register.page_of(i), similarity) for i, similarity in found), None)
-            for found in self._register.nearest(keys, 1)
+            next(((self._fact_index.page_of(i), similarity) for i, similarity in found), None)
+            for found in self._fact_index.nearest(keys, 1)
         ]
-        placement = Placement(keys, neighbours, self._room)
+        placement = Placement(keys, neighbours, self._free_slots)
         block = self.version + len(facts) if len(facts) > 1 else 0
         changes: list[Change] = []
         for version, fact in enumerate(facts.values(), self.version + 1):
-            old = [self._register.get(holder) for holder in self._register.holders(fact.prompt)]
-            page = placement.next(self._register.page_of(old[0].id) if old else None)
+            old = [self._fact_index.get(holder) for holder in self._fact_index.holders(fact.prompt)]
+            page = placement.next(self._fact_index.page_of(old[0].id) if old else None)
             change = Change(version, "write", page, replace(fact, version=version), block=block)
             if old:
                 gone = tuple(fact.version for fact in old)
@@ -222,7 +221,7 @@ class EpisodicMemory(Readable):
         if old.until:
             raise FactNotFound(fact.id)
         version = self.version + 1
-        fact, page = replace(fact, version=version, answer=""), self._register.page_of(fact.id)
+        fact, page = replace(fact, version=version, answer=""), self._fact_index.page_of(fact.id)
         return Change(version, "write", page, fact, (old.version,), replaced=(fact.id,), answers=answers_of(old))
 
     def plan_forget(self, fact_id: str) -> Change:
@@ -241,7 +240,7 @@ class EpisodicMemory(Readable):
         Returns:
             An outcome for each: its change, or FactNotFound where there is none or it was changed since that version.
         """
-        found = [self._register.get(fact_id) if fact_id in self._register else None for fact_id, _ in facts]
+        found = [self._fact_index.get(fact_id) if fact_id in self._fact_index else None for fact_id, _ in facts]
         meant = [fact if fact and version in (None, fact.version) else None for fact, (_, version) in zip(found, facts, strict=True)]
         count, version = sum(fact is not None for fact in meant), self.version
         planned: list[Change | FactNotFound] = []
@@ -250,7 +249,7 @@ class EpisodicMemory(Readable):
                 planned.append(FactNotFound(fact_id))
                 continue
             version += 1
-            change = Change(version, "forget", self._register.page_of(fact_id), forgets=(fact.version,), replaced=(fact_id,))
+            change = Change(version, "forget", self._fact_index.page_of(fact_id), forgets=(fact.version,), replaced=(fact_id,))
             planned.append(replace(change, answers=answers_of(fact), block=self.version + count if count > 1 else 0))
         return planned
 
@@ -270,9 +269,9 @@ class EpisodicMemory(Readable):
             raise VersionConflict(self.version, changes[0].version - 1)
         residuals = []
         for index, own in by_page(changes).items():
-            sheet = self._sheets.get(index) or Sheet(Page(self.settings, self.dim, device=self.device))
-            self._sheets[index], residual = self._after(sheet, own, measure)
-            self._room.note(index, len(self._sheets[index].ids))
+            sheet = self._pages.get(index) or PageRows(Page(self.settings, self.dim, device=self.device))
+            self._pages[index], residual = self._after(sheet, own, measure)
+            self._free_slots.note(index, len(self._pages[index].ids))
             residuals.append(residual)
             for change in own:
                 self._account(change, index)
@@ -284,20 +283,20 @@ class EpisodicMemory(Readable):
     def _account(self, change: Change, index: int) -> None:
         """Bring what is known of the facts up to a change."""
         for version in change.forgets:
-            if (fact_id := self._register.written_by(version)) is not None:
-                self._register.remove(fact_id)
+            if (fact_id := self._fact_index.written_by(version)) is not None:
+                self._fact_index.remove(fact_id)
         for version in change.retires:
-            if (fact_id := self._register.written_by(version)) is not None:
-                self._register.add(replace(self._register.remove(fact_id), until=change.version), index)
+            if (fact_id := self._fact_index.written_by(version)) is not None:
+                self._fact_index.add(replace(self._fact_index.remove(fact_id), until=change.version), index)
         if change.fact is not None:
-            self._register.add(change.fact, index)
+            self._fact_index.add(change.fact, index)
 
-    def _after(self, sheet: Sheet, changes: Sequence[Change], measure: bool) -> tuple[Sheet, float]:
+    def _after(self, sheet: PageRows, changes: Sequence[Change], measure: bool) -> tuple[PageRows, float]:
         """The sheet after a block's changes of its page."""
         page, ids, residual = sheet.page, sheet.ids, 0.0
         if any(change.forgets or change.retires for change in changes):
             # Solved afresh even if the fact is unknown: it may be gone from the log that is replayed.
-            gone = {self._register.written_by(version) for change in changes for version in (*change.forgets, *change.retires)}
+            gone = {self._fact_index.written_by(version) for change in changes for version in (*change.forgets, *change.retires)}
             rows = [row for row, fact_id in enumerate(ids) if fact_id in gone]
             page = sheet.page.without(rows)
             if measure and (sheet.page.solved or any(change.kind == "forget" for change in changes)):
@@ -309,19 +308,19 @@ class EpisodicMemory(Readable):
         else:
             for fact in facts:
                 page.write(self._address(fact), fact.code)
-        return Sheet(page, (*ids, *(fact.id for fact in facts))), residual
+        return PageRows(page, (*ids, *(fact.id for fact in facts))), residual
 
     def snapshot(self) -> dict[int, list[Fact]]:
         """The facts of the pages changed since the last snapshot, rows first, as of this version. These pages are solved
         afresh when they are next asked, as those of a memory that is restored from the snapshot will be."""
         for index in self._dirty:
-            self._sheets[index].page.settle()
+            self._pages[index].page.settle()
         return self.laid(self._dirty)
 
     def laid(self, pages: Collection[int] | None = None) -> dict[int, list[Fact]]:
         """The facts of some pages or of all, rows first."""
-        chosen = sorted(self._sheets if pages is None else pages)
-        return {page: [self._register.get(row) for row in self._sheets[page].ids] + self._register.history_of(page) for page in chosen}
+        chosen = sorted(self._pages if pages is None else pages)
+        return {page: [self._fact_index.get(row) for row in self._pages[page].ids] + self._fact_index.history_of(page) for page in chosen}
 
     def mark_stored(self, pages: Collection[int], version: int) -> None:
         """These pages were stored as of `version`."""
@@ -330,8 +329,8 @@ class EpisodicMemory(Readable):
     def checksum(self) -> str:
         """SHA-256 over all pages and facts: equal memories, bit for bit, have equal checksums."""
         digest = hashlib.sha256(str(self.version).encode())
-        for index, sheet in sorted(self._sheets.items()):
+        for index, sheet in sorted(self._pages.items()):
             digest.update(f"{index} {sheet.page.checksum()}".encode())
-            for fact in (*map(self._register.get, sheet.ids), *self._register.history_of(index)):
+            for fact in (*map(self._fact_index.get, sheet.ids), *self._fact_index.history_of(index)):
                 digest.update(pack(fact))
         return digest.hexdigest()

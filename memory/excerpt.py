@@ -18,7 +18,7 @@ from memory.episodic import EpisodicMemory
 from memory.errors import FactNotFound
 from memory.fact import Fact, was_there
 from memory.page import Page
-from memory.readable import Readable, Sheet, nearest_spelt
+from memory.readable import PageRows, Readable, nearest_spelt
 from memory.spelling import seen
 from memory.view import SPAN, rested
 
@@ -115,8 +115,8 @@ class Excerpt(Readable):
                 twins[seen(self._identity(fact))].append((fact, similarity))
         return [(nearest_spelt(query, [fact for fact, _ in same], self.scope.clean), same[0][1]) for same in twins.values()]
 
-    def _sheet(self, fact_id: str) -> Sheet:
+    def _sheet(self, fact_id: str) -> PageRows:
         own = self._pages[self._row(fact_id)]
         rows = sorted((fact for fact, page in zip(self._facts, self._pages, strict=True) if page == own), key=lambda fact: fact.version)
         page = Page.of(self._settings, self._dim, [self._address(f) for f in rows], [f.code for f in rows], self._device)
-        return Sheet(page, tuple(fact.id for fact in rows))
+        return PageRows(page, tuple(fact.id for fact in rows))

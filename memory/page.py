@@ -18,6 +18,7 @@ from torch import Tensor
 from memory import algebra
 from memory.addressing import Addressing, AddressingName, KernelAddressing, PseudoInverseAddressing
 from memory.errors import BadKey
+from memory.fact import Fact
 from memory.readout import Readout
 
 CHECK_EVERY = 128  # writes between two checks of the drift
@@ -262,3 +263,11 @@ class Page:
             raise BadKey(f"a value code has shape {tuple(code.shape)}, it must be a vector")
         if not bool(torch.isfinite(key).all()) or (code is not None and not bool(torch.isfinite(code).all())):
             raise BadKey("an address key or value code holds values that are no numbers")
+
+
+@dataclass(frozen=True)
+class StoredPage:
+    """What is left of a page's snapshot: the facts whose data keys still are, in row order, and the version it covers."""
+
+    covered: int
+    facts: tuple[Fact, ...]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from memory.room import Room
+from memory.free_slots import FreeSlots
 
 
 class Placement:
@@ -24,8 +24,8 @@ class Placement:
         room: on the pages before the block.
     """
 
-    def __init__(self, keys: Tensor, neighbours: Sequence[tuple[int, float] | None], room: Room) -> None:
-        self._neighbours, self._room = neighbours, room
+    def __init__(self, keys: Tensor, neighbours: Sequence[tuple[int, float] | None], room: FreeSlots) -> None:
+        self._neighbours, self._free_slots = neighbours, room
         self._among = torch.tril(keys @ keys.T + 2.0, diagonal=-1)  # (B, B) above zero for earlier facts only
         self._pages: list[int] = []
         self._added = Counter[int]()
@@ -56,4 +56,4 @@ class Placement:
         return self._first
 
     def _has_room(self, page: int) -> bool:
-        return self._added[page] < self._room.free(page)
+        return self._added[page] < self._free_slots.free(page)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from memory.fact import Fact, is_current
 from memory.page import Page
-from memory.parts import parts
 from memory.query import Query, Reading
 from memory.readout import Readout
-from memory.scope import AS_IT_IS, Scope, ScopeChoice, ScopeDecision
+from memory.scope.questions import parts
+from memory.scope.rules import AS_IT_IS, Scope, ScopeChoice, ScopeDecision
 from memory.spelling import address, closeness, normalise
 
 SPOKE = 8  # how many facts a reading names
@@ -27,7 +27,7 @@ def nearest_spelt(query: str, twins: Sequence[Fact], clean: Callable[[str], str]
 
 
 @dataclass(frozen=True, eq=False)
-class Sheet:
+class PageRows:
     """A page and the ids of its rows."""
 
     page: Page
@@ -63,7 +63,7 @@ class Readable(ABC):
         the query spells most nearly, of several the newest."""
 
     @abstractmethod
-    def _sheet(self, fact_id: str) -> Sheet:
+    def _sheet(self, fact_id: str) -> PageRows:
         """The page on which a fact lies."""
 
     def read(self, queries: Sequence[Query], exclude: Collection[str] = (), choice: ScopeChoice = AS_IT_IS) -> Reading:

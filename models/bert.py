@@ -1,7 +1,7 @@
 """The forward pass of BERT-class sentence encoders for short texts: packed weights and no padding.
 
 Texts stand one behind the other as rows of one matrix; the weights run over all rows at once, attention over each
-text's own. So a text's vector does not depend on the texts beside it (see models.linear).
+text's own. So a text's vector does not depend on the texts beside it (see models.packed_linear).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
-from models.linear import Linear, pad
+from models.packed_linear import Linear, pad
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     key = unit(concat(mean-pooled unit vector of MiniLM, √½ · lexical vector)) ∈ R^D
 
-MiniLM's weights carry a low-rank update that taught it which wordings want the same answer (models.refining).
+MiniLM's weights carry a low-rank update that taught it which wordings want the same answer (models.training.encoder_training).
 
 The lexical vector is a fixed Gaussian random projection of the set of word pieces, weighted by inverse document
 frequency, made a unit vector: it keeps names apart that the sentence encoder holds for alike. Words that the tokenizer has no

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from models.adapter import Adapter
 from models.code import SlotCode
-from models.decoder import Decoder, Forced, Generation, Sampling
 from models.device import pick
 from models.encoder import Encoder
+from models.engine.decoder import Decoder, Forced, Generation, Sampling
+from models.engine.pointer import Pointer, listed
+from models.engine.sequence import TextSequence
 from models.errors import EmptyText, ModelError, PromptTooLong, TargetTooLong
-from models.judge import Judge
-from models.parts import Parts
-from models.pointer import Pointer, listed
+from models.model_files import Parts
+from models.scope.judge import Judge
 from models.scope.script import ReadBy, Script
-from models.sentences import clean, questions, split
-from models.sequence import TextSequence
+from models.scope.sentences import clean, questions, split
 
 MAX_FACT_PROMPT_TOKENS = 256  # the encoder reads no more
 LATIN_END = "\u0250"  # the first letter beyond the Latin ones, which are written with spaces between words
@@ -46,7 +46,7 @@ def hush() -> None:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Prompt:
     """A prompt, room for its answer, and the sentences that may ask for a fact."""
 
     prompt: str
@@ -55,7 +55,7 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Understood:
+class EncodedPrompt:
     """A prompt's token ids, and its sentences with their address keys (D,) float32."""
 
     tokens: list[int]
@@ -161,14 +161,14 @@ class Model:
             return PromptTooLong("prompt", pieces, self.max_prompt_tokens)
         return self.code.encode(tokens)
 
-    def encode_prompts(self, prompts: Sequence[Asked]) -> list[Understood | ModelError]:
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt | ModelError]:
         """Token ids of prompts, and the address keys of what they ask, with one forward pass for all."""
         tokens = [self._prompt_tokens(asked.prompt, asked.max_new_tokens) for asked in prompts]
         good = [asked for asked, ids in zip(prompts, tokens, strict=True) if not isinstance(ids, ModelError)]
         sentences = [sentence for asked in good for sentence in asked.sentences]
         keys = iter(zip(sentences, self.encoder.keys(sentences) if sentences else (), strict=True))
         return [
-            ids if isinstance(ids, ModelError) else Understood(ids, tuple(islice(keys, len(asked.sentences))))
+            ids if isinstance(ids, ModelError) else EncodedPrompt(ids, tuple(islice(keys, len(asked.sentences))))
             for asked, ids in zip(prompts, tokens, strict=True)
         ]
 

@@ -13,7 +13,7 @@ import pytest
 from reference import PARTS, render
 
 from app import __version__
-from app.settings import CLIENT_NAMES, PREFIX, Settings
+from app.server.settings import CLIENT_NAMES, PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.bench.server import serving
-from app.settings import Settings
+from app.server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"

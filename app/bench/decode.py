@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from app.bench.statistic import summary, timed
+from models.engine.sampling import Sampling
 from models.model import Model
-from models.sampling import Sampling
 
 PROMPT = "Once upon a time, in a land far away, there was a"
 BATCHES = (1, 2, 4, 8, 16)

@@ -17,21 +17,21 @@ from typing import Any
 from torch import Tensor
 
 from app.bench.statistic import summary
-from app.recall import scope_of
+from app.server.model_loading import scope_of
 from memory.episodic import EpisodicMemory
 from memory.fact import Fact
 from memory.page import PageSettings
 from memory.query import Query
-from models.baselines.editor import Editor
-from models.baselines.fine_tuning import FineTuning
-from models.baselines.grace import Codebook
-from models.baselines.rome import RankOne
-from models.decoder import Decoder
+from models.engine.decoder import Decoder
+from models.engine.pointer import Pointer
+from models.engine.sampling import Sampling
+from models.engine.trunk import TransformersTrunk
+from models.evaluation.baselines.editor import Editor
+from models.evaluation.baselines.fine_tuning import FineTuning
+from models.evaluation.baselines.grace import Codebook
+from models.evaluation.baselines.rome import RankOne
 from models.evaluation.records import Record
 from models.model import Model
-from models.pointer import Pointer
-from models.sampling import Sampling
-from models.trunk import TransformersTrunk
 
 UNCHANGED = 16  # tokens after a neighbour that must be the plain decoder's
 

@@ -14,7 +14,7 @@ import httpx
 from app.bench.server import serving
 from app.bench.statistic import summary
 from app.client import AsyncClient
-from app.settings import Settings
+from app.server.settings import Settings
 
 CHUNK = 2000  # facts in one bulk request
 

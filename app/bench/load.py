@@ -19,7 +19,7 @@ from app.bench.latency import fact
 from app.bench.server import resident_mib, serving
 from app.bench.statistic import summary
 from app.client import AsyncClient, LarimarError
-from app.settings import Settings
+from app.server.settings import Settings
 
 MIX = {"generate": 0.70, "write": 0.25, "forget": 0.05}
 SAMPLES = 60  # of the server's memory over the run

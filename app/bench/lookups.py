@@ -16,7 +16,7 @@ import torch
 
 from app.bench.server import processor_s, serving
 from app.bench.statistic import summary
-from app.settings import Settings
+from app.server.settings import Settings
 
 TALKS, LOOKS = "bench-key-talks", "bench-key-looks"
 TOGETHER = 500  # facts of one import

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from app.ports import free_port
-from app.settings import Settings
+from app.bench.free_port import free_port
+from app.server.settings import Settings
 
 START_S = 180.0
 

@@ -13,7 +13,7 @@ import httpx
 from app.bench.latency import fill
 from app.bench.server import resident_mib, serving
 from app.client import AsyncClient
-from app.settings import Settings
+from app.server.settings import Settings
 
 GB = 1e9
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from app.bench.statistic import summary, timed
+from app.bench.update_times import time_updates
 from memory import algebra
 from memory.page import Page, PageSettings
-from memory.timing import time_updates
 
 SIZES = (64, 128, 256, 512)
 BLOCKS = (1, 8, 64, 512)

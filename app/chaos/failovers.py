@@ -11,7 +11,7 @@ from app.chaos.ledger import Ledger
 from app.chaos.processes import Cluster, Larimar, Redis, Sentinel
 from app.chaos.stage import Outcome, Stage, count, wait_until_ready
 from app.chaos.workload import Workload
-from memory.keys import Keys
+from memory.store.key_names import Keys
 
 
 def sentinel_failover(stage: Stage) -> Outcome:

@@ -16,7 +16,7 @@ from app.chaos.processes import Disk, Larimar, Redis
 from app.chaos.proxy import Cut, Proxy
 from app.chaos.stage import Outcome, Stage, count, wait_until_ready
 from app.chaos.workload import STEMS, Workload
-from memory.audit import Needle, files_with
+from memory.store.byte_search import Needle, files_with
 
 
 def kill_server(stage: Stage) -> Outcome:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from app.ports import free_port
+from app.bench.free_port import free_port
 
 
 class Missing(Exception):

@@ -100,7 +100,7 @@ def fetch_models(names: Annotated[list[str] | None, typer.Argument(help="of `lis
     from app.cli.serve import settings_or_exit
     from models import weights
     from models.errors import ModelError
-    from models.parts import ENCODER
+    from models.model_files import ENCODER
 
     settings = settings_or_exit()
     for name in names or [settings.decoder, ENCODER]:

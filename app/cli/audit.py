@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from memory.audit import Hit, Needle
+    from memory.store.byte_search import Hit, Needle
 
 
 def audit(
@@ -20,8 +20,8 @@ def audit(
 ) -> None:
     """Search files, and the keys of a store, for texts byte by byte. Exit code 1 if one is found; texts are not repeated."""
     from app.cli.serve import fail
-    from memory.audit import Needle, files_with
     from memory.errors import MemoryError_
+    from memory.store.byte_search import Needle, files_with
 
     try:
         texts = [line for line in needle.read_text().splitlines() if line.strip()]
@@ -52,9 +52,9 @@ def audit(
 async def _searched(url: str, needles: list[Needle]) -> list[Hit]:
     from redis.exceptions import RedisError
 
-    from memory.audit import keys_with
-    from memory.connection import connect
     from memory.errors import StoreUnavailable
+    from memory.store.byte_search import keys_with
+    from memory.store.connection import connect
 
     try:
         async with aclosing(connect(url)) as client:

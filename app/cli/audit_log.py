@@ -17,7 +17,7 @@ from app.cli.serve import fail
 from app.cli.store import with_store
 
 if TYPE_CHECKING:
-    from memory.cluster import Client
+    from memory.store.cluster import Client
 
 PAGE = 1000
 cli = typer.Typer(no_args_is_help=True, help="The audit log: which key wrote, superseded, forgot or read which fact. Never a text.")
@@ -35,8 +35,8 @@ def export(
     tenant: Annotated[str, typer.Option("--tenant", help="only entries of this tenant")] = "",
 ) -> None:
     """Write the audit log as JSON lines, oldest first, straight from the store: no server and no key is needed."""
-    from app.audit import AuditLog
-    from app.metrics import Metrics
+    from app.access.audit_log import AuditLog
+    from app.server.metrics import Metrics
 
     if not re.fullmatch(r"([0-9]{1,20}-[0-9]{1,20})?", after):
         fail(f"got --after {after!r}, wanted the id of an entry, such as 1795578359300-0")

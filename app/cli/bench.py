@@ -23,7 +23,7 @@ def load(threads: int | None) -> Model:
     import torch
 
     from app.cli.serve import settings_or_exit
-    from app.loading import model_of
+    from app.server.model_loading import model_of
     from models.model import hush, silent
 
     if threads:
@@ -177,7 +177,7 @@ def tenant(
     """A tenant of many facts over the embedded store, without a model: write, look up, forget, load."""
     import torch
 
-    from app.bench.tenant import run
+    from app.bench.large_tenant import run
 
     if threads:
         torch.set_num_threads(threads)

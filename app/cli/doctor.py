@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.listing import unwrapped
-from app.settings import Settings, read_settings
+from app.server.settings import Settings, read_settings
 
 DISK_BYTES = 1 << 30
 CLOCK_S = 2.0
@@ -56,10 +56,10 @@ def _device(settings: Settings) -> Finding:
 
 
 def _model(settings: Settings) -> Finding:
-    from app.loading import check_decoder
+    from app.server.model_loading import check_decoder
     from models.adapter import Adapter, shipped
     from models.errors import ModelError
-    from models.parts import ENCODER, Parts
+    from models.model_files import ENCODER, Parts
     from models.weights import MANIFEST, REGISTRY
 
     name, folder = settings.decoder, settings.weights_dir
@@ -89,9 +89,9 @@ class _Answer:
 
 
 async def _ask(url: str, settings: Settings) -> _Answer:
-    from app.keys import KeyRing
-    from memory.cluster import close, ready, servers
-    from memory.connection import connect
+    from app.access.api_keys import KeyRing
+    from memory.store.cluster import close, ready, servers
+    from memory.store.connection import connect
 
     client = connect(url, timeout_s=settings.store_timeout_s)
     try:
@@ -111,7 +111,7 @@ async def _ask(url: str, settings: Settings) -> _Answer:
 
 
 def _store(settings: Settings) -> tuple[Finding, _Answer | None]:
-    from memory.embedded import find_binary, running_url
+    from memory.store.embedded.valkey import find_binary, running_url
 
     try:
         if not (url := settings.store_address or running_url(settings.data_dir)):
@@ -126,7 +126,7 @@ def _store(settings: Settings) -> tuple[Finding, _Answer | None]:
 
 
 def _keys(settings: Settings, answer: _Answer | None) -> Finding:
-    from app.access import needs_key
+    from app.access.access import needs_key
 
     if settings.tenants_by_key or (answer and answer.has_keys):
         return Finding("keys", "there are some")

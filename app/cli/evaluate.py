@@ -98,7 +98,7 @@ def plot_command(
     pictures: Annotated[Path, typer.Option("--to", help="folder of the pictures")] = Path("docs/images"),
 ) -> None:
     """Draw the figures of recorded runs."""
-    from app.experiments.plots import plot
+    from app.experiments.figures import plot
 
     for path in plot(figures, pictures):
         typer.echo(path)

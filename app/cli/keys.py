@@ -9,11 +9,11 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from app.access.api_keys import ApiKey, KeyNotFound, KeyRing, Scope
 from app.cli.listing import moment, show
 from app.cli.serve import fail, settings_or_exit
 from app.cli.store import named, with_store
-from app.keys import ApiKey, KeyNotFound, KeyRing, Scope
-from app.schemas import LONGEST_S
+from app.http.schemas import LONGEST_S
 
 HELP = "API keys: who may do what to which tenant's memory. They lie in the store of the settings; LARIMAR_URL is not asked."
 cli = typer.Typer(no_args_is_help=True, help=HELP)

@@ -12,8 +12,8 @@ from app.cli.serve import settings_or_exit
 from app.cli.train import console
 
 if TYPE_CHECKING:
-    from models.corpus import Corpus
-    from models.wants import Kind
+    from models.training.corpus import Corpus
+    from models.training.wordings import Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +32,11 @@ class Lesson:
     def prepare(cls, data: Path) -> Lesson:
         """Raises ModelError."""
         from models import weights
-        from models.corpus import Corpus
         from models.encoder import read
         from models.model import hush
-        from models.parts import ENCODER
-        from models.wants import HELD_OUT, kinds
+        from models.model_files import ENCODER
+        from models.training.corpus import Corpus
+        from models.training.wordings import HELD_OUT, kinds
 
         corpus, known = Corpus.read(data), kinds()
         found = weights.locate(ENCODER, settings_or_exit().weights_dir, console.print)
@@ -45,8 +45,8 @@ class Lesson:
 
     def about(self, schedule: Any, **figures: Any) -> dict[str, Any]:
         """What the trained file says of itself."""
-        from models.parts import ENCODER
-        from models.wants import digest
+        from models.model_files import ENCODER
+        from models.training.wordings import digest
 
         return {
             "encoder": ENCODER,

@@ -10,15 +10,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from app import tracing
-from app.logs import configure
-from app.settings import PREFIX, Settings, read_settings
+from app.server import tracing
+from app.server.logs import configure
+from app.server.settings import PREFIX, Settings, read_settings
 
 if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
-    from app.main import LoadModel
+    from app.server.main import LoadModel
 
 
 def fail(message: str) -> NoReturn:
@@ -53,7 +53,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the app: patient with work, not with clients that send nothing."""
     import uvicorn
 
-    from app.patience import patient
+    from app.server.uvicorn_protocol import patient
 
     return uvicorn.Config(
         app,
@@ -105,8 +105,8 @@ def run(settings: Settings, sockets: Sequence[socket.socket], load: LoadModel | 
     except ValueError as error:
         fail(str(error))
 
-    from app.draining import DrainingServer
-    from app.main import create_app, load_model
+    from app.server.draining import DrainingServer
+    from app.server.main import create_app, load_model
     from memory.errors import MemoryError_, StoreUnavailable
     from models.errors import ModelError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from app.settings import PREFIX, Settings
+from app.server.settings import PREFIX, Settings
 
 HEAD = "| setting | default | what it does |\n|---|---|---|"
 _SIGNS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from app.cli.serve import fail, settings_or_exit
-from app.settings import Settings
+from app.server.settings import Settings
 
 if TYPE_CHECKING:
-    from memory.cluster import Client
+    from memory.store.cluster import Client
 
 T = TypeVar("T")
 
@@ -28,9 +28,9 @@ def named(settings: Settings) -> str:
 @asynccontextmanager
 async def connected() -> AsyncIterator[Client]:
     """A client of it; an embedded store is started for the moment if no server has it running."""
-    from memory.cluster import close, ready
-    from memory.connection import connect
-    from memory.embedded import EmbeddedValkey, running_url
+    from memory.store.cluster import close, ready
+    from memory.store.connection import connect
+    from memory.store.embedded.valkey import EmbeddedValkey, running_url
 
     settings = settings_or_exit()
     url, valkey = settings.store_address or running_url(settings.data_dir), None

@@ -21,8 +21,8 @@ from app.cli.serve import fail
 
 if TYPE_CHECKING:
     from app.client import Client
-    from app.completions import CompletionOut
-    from app.schemas import GenerateOut, MemoryUse
+    from app.http.openai_schemas import CompletionOut
+    from app.http.schemas import GenerateOut, MemoryUse
 
 facts = typer.Typer(no_args_is_help=True, help="List, export and import facts.")
 out, told = Console(highlight=False), Console(stderr=True, highlight=False)
@@ -100,7 +100,7 @@ def ask(
 
 def _chat(client: Client, prompt: str, tokens: int, control: dict[str, Any]) -> CompletionOut:
     from app.client import Call
-    from app.completions import CompletionOut, ModelList
+    from app.http.openai_schemas import CompletionOut, ModelList
 
     model = client.send(Call[ModelList]("GET", "/v1/models", ModelList)).data[0].id
     body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens, "larimar": control}
@@ -109,7 +109,7 @@ def _chat(client: Client, prompt: str, tokens: int, control: dict[str, Any]) -> 
 
 def _told(answer: CompletionOut | GenerateOut) -> tuple[str, MemoryUse]:
     """The text of an answer, and what the memory did."""
-    from app.completions import ChatChoice, CompletionOut
+    from app.http.openai_schemas import ChatChoice, CompletionOut
 
     if not isinstance(answer, CompletionOut):
         return answer.text, answer.memory
@@ -150,7 +150,7 @@ def list_facts(
 @facts.command()
 def export(file: Annotated[Path | None, typer.Argument(help="standard output, when not given")] = None) -> None:
     """Write every fact as a JSON line that `larimar facts import` reads."""
-    from app.lines import line_of
+    from app.http.ndjson import line_of
 
     count = 0
     with connected() as client, (file.open("w", encoding="utf-8") if file else nullcontext(sys.stdout)) as lines:

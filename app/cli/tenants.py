@@ -15,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from memory.store import RedisStore
+    from memory.store.redis_store import RedisStore
 
 cli = typer.Typer(no_args_is_help=True, help="The store's tenants, without a server: stop it first where the store is embedded.")
 
@@ -24,8 +24,8 @@ cli = typer.Typer(no_args_is_help=True, help="The store's tenants, without a ser
 async def opened() -> AsyncIterator[RedisStore]:
     """The settings' store."""
     from app.cli.serve import settings_or_exit
-    from app.main import open_store
-    from app.metrics import Metrics
+    from app.server.main import open_store
+    from app.server.metrics import Metrics
 
     async with AsyncExitStack() as stack:
         yield await open_store(settings_or_exit(), Metrics(), stack)
@@ -58,7 +58,7 @@ def repair(
     """Save every fact that is still readable of a damaged memory, or of one that another model wrote."""
 
     async def work() -> None:
-        from app.transfer import saved
+        from app.http.transfer import saved
 
         async with opened() as store:
             salvaged = await store.salvage(tenant)
@@ -98,8 +98,8 @@ def reencode(names: Annotated[list[str] | None, typer.Argument(help="tenants; al
         from rich.progress import Progress
 
         from app.cli.serve import settings_or_exit
-        from app.main import load_model
-        from app.reencoding import reencode
+        from app.server.main import load_model
+        from app.tenants.reencoding import reencode
         from memory.page import PageSettings
 
         settings = settings_or_exit()

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import torch
 
     from models.adapter import Adapter
-    from models.corpus import Corpus
-    from models.decoder import Decoder
-    from models.mixture import Mixture
-    from models.training import Checkpoint, Schedule
+    from models.engine.decoder import Decoder
+    from models.training.corpus import Corpus
+    from models.training.mixture import Mixture
+    from models.training.prefix_training import Checkpoint, Schedule
 
 console = Console(stderr=True)
 
@@ -61,11 +61,11 @@ def _train(
 ) -> None:
     from dataclasses import asdict, replace
 
-    from models.corpus import Corpus
-    from models.curve import plot
     from models.device import pick, training_dtype
-    from models.mixture import Mixture
-    from models.training import Checkpoint
+    from models.training.corpus import Corpus
+    from models.training.curve import plot
+    from models.training.mixture import Mixture
+    from models.training.prefix_training import Checkpoint
 
     corpus, checkpoint = Corpus.read(data), Checkpoint(folder / "checkpoint.safetensors")
     settings = settings_or_exit()
@@ -96,10 +96,11 @@ def _parts(
     import torch
     from transformers import AutoTokenizer
 
-    from models import fitting, weights
-    from models.decoder import Decoder
+    from models import weights
+    from models.engine.decoder import Decoder
     from models.model import hush
-    from models.parts import ENCODER
+    from models.model_files import ENCODER
+    from models.training import fitting
 
     found, encoder = (weights.locate(what, cache, console.print) for what in (name, ENCODER))
     hush()
@@ -113,7 +114,7 @@ def _schedule(
     adapter: Adapter, mixture: Mixture, minutes: float, steps: int | None, batch: int, seed: int, dtype: str
 ) -> Schedule:
     """One that fills the minutes, by the time of a few steps."""
-    from models.training import Schedule, step_time
+    from models.training.prefix_training import Schedule, step_time
 
     if steps is None:
         took = step_time(adapter.prefix, mixture, Schedule(steps=8, batch=batch, seed=seed, dtype=dtype))
@@ -126,8 +127,8 @@ def _run(
     adapter: Adapter, mixture: Mixture, schedule: Schedule, checkpoint: Checkpoint, log: Path
 ) -> tuple[float, dict[str, float]]:
     """Train with a progress bar; returns the seconds spent (earlier parts of a resumed run included) and the last figures."""
-    from models.curve import read
-    from models.training import train
+    from models.training.curve import read
+    from models.training.prefix_training import train
 
     with training(schedule.steps) as tell, log.open("a") as file:
         said: dict[str, str] = {}

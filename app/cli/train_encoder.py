@@ -29,8 +29,8 @@ def train_encoder(
 
 
 def _train(data: Path, steps: int, seed: int, out: Path) -> None:
-    from models.refining import Schedule, refine, separation
-    from models.wants import Wants
+    from models.training.encoder_training import Schedule, refine, separation
+    from models.training.wordings import Wants
 
     lesson, schedule, last = Lesson.prepare(data), Schedule(steps=steps, seed=seed), dict[str, Any]()
     before = separation(lesson.trunk, lesson.tokenizer, lesson.held_out)

@@ -31,10 +31,10 @@ def train_judge(
 
 
 def _train(data: Path, steps: int, seed: int, out: Path, start: Path | None, rate: float) -> None:
-    from models.judge import JudgeUpdate
-    from models.judging import Pairs, Schedule, train
-    from models.synonyms import SYNONYMS, Synonyms
-    from models.wants import digest
+    from models.scope.judge import JudgeUpdate
+    from models.training.judge_training import Pairs, Schedule, train
+    from models.training.synonyms import SYNONYMS, Synonyms
+    from models.training.wordings import digest
 
     lesson, schedule, last = Lesson.prepare(data), Schedule(steps=steps, seed=seed, learning_rate=rate), dict[str, Any]()
     begun = None if start is None else JudgeUpdate.load(start)

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.cli.serve import fail, run, settings_or_exit
-from app.logs import configure
-from app.settings import Settings
-from memory.child import Child
+from app.server.logs import configure
+from app.server.settings import Settings
+from memory.store.embedded.process import Child
 
 if TYPE_CHECKING:
-    from app.main import LoadModel
+    from app.server.main import LoadModel
 
 LOOK_S = 0.2
 DRAIN_S = 40.0  # longer than a server takes to finish what is in flight

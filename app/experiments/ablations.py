@@ -11,19 +11,20 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from app.experiments.recall import Recall, RecallOne
 from app.experiments.setup import Setup, bar, console
-from app.recall import Recall, RecallOne, scope_of
-from app.settings import Settings
+from app.server.model_loading import scope_of
+from app.server.settings import Settings
 from memory.page import PageSettings
-from memory.scope import Scope
+from memory.scope.rules import Scope
 from models.code import OCCUPIED
 from models.encoder import Encoder
-from models.evaluation.editing import Row, summarise
+from models.engine.pointer import Pointer
+from models.evaluation.edit_scores import Row, summarise
 from models.evaluation.examiner import Examiner
 from models.evaluation.run import run
 from models.model import Model, Readouts
-from models.parts import Parts
-from models.pointer import Pointer
+from models.model_files import Parts
 from models.prefix import CLOSING, OPENING, Prefix
 
 Variant = tuple[str, Callable[[Setup], tuple[Model, PageSettings, Scope]]]

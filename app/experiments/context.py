@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
+from app.experiments.recall import Recall
 from app.experiments.setup import Setup, bar
-from app.recall import Recall
 from models.errors import PromptTooLong
 from models.evaluation.examiner import Examiner
 from models.evaluation.records import Record

@@ -7,9 +7,9 @@ from statistics import median
 
 from rich.table import Table
 
+from app.experiments.recall import Retrieved
 from app.experiments.setup import Setup, bar
-from app.recall import Retrieved
-from models.evaluation.editing import Row, summarise
+from models.evaluation.edit_scores import Row, summarise
 from models.evaluation.examiner import Examiner
 from models.evaluation.run import run
 from models.evaluation.systems import FactInPrompt, Plain, System

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
+from app.experiments.recall import Recall
 from app.experiments.retention import recalled
 from app.experiments.setup import Setup, bar
-from app.recall import Recall
 from models.evaluation.records import Record
 
 CHANGES = 10_000

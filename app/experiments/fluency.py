@@ -6,7 +6,7 @@ from rich.table import Table
 
 from app.experiments.setup import Setup, steps
 from models.evaluation.examiner import Examiner
-from models.evaluation.fluency import perplexity, repetition
+from models.evaluation.perplexity import perplexity, repetition
 from models.evaluation.systems import Ask
 
 TOKENS = 48

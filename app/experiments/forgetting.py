@@ -8,10 +8,10 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from app.experiments.recall import Recall
 from app.experiments.setup import Setup, steps
-from app.recall import Recall
 from models.evaluation.examiner import Examiner
-from models.evaluation.forgetting import compare
+from models.evaluation.forgotten import compare
 from models.evaluation.records import Record
 
 

@@ -13,11 +13,11 @@ import httpx
 from rich.table import Table
 
 from app.bench.server import serving
+from app.experiments.recall import Recall, queries
 from app.experiments.setup import Setup, steps
-from app.recall import Recall, queries
-from app.settings import Settings
+from app.server.settings import Settings
 from models.evaluation.examiner import Examiner
-from models.evaluation.membership import attack
+from models.evaluation.membership_inference import attack
 from models.evaluation.records import Record
 from models.evaluation.systems import Ask
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+from app.experiments.recall import Recall
 from app.experiments.setup import Setup, bar
-from app.recall import Recall
 from models.evaluation.records import Record
 
 CHECKPOINTS = (1, 10, 100, 512, 1_000, 2_000, 5_000, 10_000)

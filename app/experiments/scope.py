@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from app.experiments.recall import Recall
 from app.experiments.setup import Setup, steps
-from app.recall import Recall
 from memory.spelling import normalise
 from models.evaluation.detection import equal_error_rate, rates
 from models.evaluation.records import Record

@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.loading import model_of
-from app.recall import Recall, RecallOne, scope_of
-from app.settings import Settings
+from app.experiments.recall import Recall, RecallOne
+from app.server.model_loading import model_of, scope_of
+from app.server.settings import Settings
 from memory.page import PageSettings
-from models.corpus import read_records
 from models.errors import DataMissing
 from models.evaluation.composed import LENGTHS, long_answers, unseen_relations
 from models.evaluation.records import TARGET, Record, choose, read
 from models.evaluation.run import Partial
 from models.model import Model
+from models.training.corpus import read_records
 
 T = TypeVar("T")
 console = Console(stderr=True)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from app.experiments.setup import Setup, steps
-from models.corpus import paragraphs
-from models.decoder import Forced
+from models.engine.decoder import Forced
 from models.evaluation.examiner import Examiner
 from models.evaluation.systems import Ask
+from models.training.corpus import paragraphs
 
 PROMPT_WORDS, TEXT_WORDS, TOKENS = 64, 32, 16
 

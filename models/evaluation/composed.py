@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.corpus import HELD_OUT, read_records
 from models.errors import DataMissing
 from models.evaluation.records import Record
+from models.training.corpus import HELD_OUT, read_records
 
 
 def unseen_relations(path: Path, seed: int) -> list[Record]:

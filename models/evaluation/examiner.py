@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from models.decoder import Forced, Sampling
+from models.engine.decoder import Forced, Sampling
 from models.evaluation.systems import Ask
 from models.model import Model
 

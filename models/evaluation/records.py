@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.corpus import read_records
 from models.errors import DataMissing
+from models.training.corpus import read_records
 
 
 @dataclass(frozen=True)

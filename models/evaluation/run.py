@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.evaluation.editing import Row, examine
+from models.evaluation.edit_scores import Row, examine
 from models.evaluation.examiner import Examiner
 from models.evaluation.records import Record
 from models.evaluation.systems import System

@@ -12,17 +12,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from app.metrics import Metrics
-from app.tenant import Holding
-from app.tenants import Tenants
-from app.worker import InferenceWorker
-from memory.connection import connect
-from memory.durability import Level
+from app.inference.worker import InferenceWorker
+from app.server.metrics import Metrics
+from app.tenants.tenant import TenantLimits
+from app.tenants.tenants import Tenants
 from memory.fact import Fact
 from memory.page import PageSettings
-from memory.scope import Scope
-from memory.store import RedisStore
-from memory.vault import Vault
+from memory.scope.rules import Scope
+from memory.store.connection import connect
+from memory.store.durability import Level
+from memory.store.redis_store import RedisStore
+from memory.store.vault import Vault
 from models.model import Model
 
 DIM, WIDTH = 64, 32
@@ -63,7 +63,7 @@ async def holding(
     worker.start()
     lookups.start()
     settings = PageSettings(slots=slots)
-    holding = Holding(snapshot_every=snapshot_every, snapshot_s=3600.0, **limits)
+    holding = TenantLimits(snapshot_every=snapshot_every, snapshot_s=3600.0, **limits)
     yield Tenants(store, worker, cast(Model, model), Metrics(), lookups=lookups, pages=settings, scope=Scope(), holding=holding)
     await lookups.close()
     await worker.close()

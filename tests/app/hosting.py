@@ -13,12 +13,12 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.types import Scope as HTTPScope
 
-from app.keys import KeyRing, Scope
-from app.main import LoadModel, create_app
-from app.settings import Settings
-from memory.cluster import close
-from memory.connection import connect
-from memory.embedded import running_url
+from app.access.api_keys import KeyRing, Scope
+from app.server.main import LoadModel, create_app
+from app.server.settings import Settings
+from memory.store.cluster import close
+from memory.store.connection import connect
+from memory.store.embedded.valkey import running_url
 from tests.models import toys
 
 

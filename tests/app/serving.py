@@ -15,8 +15,8 @@ import httpx
 import uvicorn
 
 from app.cli.serve import uvicorn_config
-from app.main import create_app
-from app.settings import Settings
+from app.server.main import create_app
+from app.server.settings import Settings
 from models.adapter import Adapter
 from models.code import SlotCode
 from models.model import Model

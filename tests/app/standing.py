@@ -12,10 +12,10 @@ import httpx
 from redis import Redis
 
 from app.chaos.processes import Larimar
-from app.settings import Settings
-from memory.embedded import running_url
-from memory.keys import EARLIER_EXPIRIES, EXPIRIES
-from memory.store import HINDSIGHT_S
+from app.server.settings import Settings
+from memory.store.embedded.valkey import running_url
+from memory.store.key_names import EARLIER_EXPIRIES, EXPIRIES
+from memory.store.redis_store import HINDSIGHT_S
 from tests.app.hosting import hosted
 
 STORED = re.compile(rb"larimar:\{[^}]*\}:(log|pages|parts|data-keys|answers|spent)")  # leases and turns lapse by themselves

@@ -74,7 +74,7 @@ async def test_a_text_is_taught_sentence_by_sentence(url: str) -> None:
 
 @pytest.mark.service
 def test_all_that_have_some_metadata_are_forgotten(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.routes.facts.AT_ONCE", 2)
+    monkeypatch.setattr("app.http.routes.facts.AT_ONCE", 2)
     with Client(url) as larimar:
         for number in range(6):
             larimar.teach(f"the river of {number} is", "red", id=f"r{number}", metadata={"draft": number < 5, "person": "a&b=c"})
@@ -92,7 +92,7 @@ def test_all_that_have_some_metadata_are_forgotten(url: str, monkeypatch: pytest
 @pytest.mark.service
 @pytest.mark.anyio
 async def test_what_is_forgotten_before_an_error_has_its_receipts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.routes.facts.AT_ONCE", 2)
+    monkeypatch.setattr("app.http.routes.facts.AT_ONCE", 2)
     pages = iter([None, LarimarError(503, "store_unavailable", "it is away", "r1", 2.0), None, httpx.ReadError("lost")])
 
     def page(_: httpx.Request) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.cli.serve import bind, run, settings_or_exit
-from app.logs import configure
+from app.server.logs import configure
 from tests.app.serving import toy_model
 
 if __name__ == "__main__":

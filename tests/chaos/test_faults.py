@@ -11,7 +11,7 @@ from app.chaos.faults import FAULTS
 from app.chaos.ledger import Ledger
 from app.chaos.processes import Missing
 from app.chaos.stage import Stage
-from app.settings import Settings
+from app.server.settings import Settings
 
 
 @pytest.mark.model

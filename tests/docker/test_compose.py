@@ -19,10 +19,10 @@ import pytest
 import redis
 import yaml
 
-from app.ports import free_port
-from memory.connection import connect
+from app.bench.free_port import free_port
 from memory.errors import MemoryError_
-from memory.store import RedisStore
+from memory.store.connection import connect
+from memory.store.redis_store import RedisStore
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from app.settings import PREFIX, Settings
+from app.server.settings import PREFIX, Settings
 
 FOLDER = Path(__file__).parents[2] / "docker" / "kubernetes"
 NAMES: list[str] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["resources"]

@@ -15,9 +15,9 @@ from observe import evaluate, load, observed
 from panels import DASHBOARDS, Panel
 from render import FOLDER, render
 
-from app.gauges import Gauges
-from app.metrics import Metrics
-from app.settings import Settings
+from app.server.gauges import Gauges
+from app.server.metrics import Metrics
+from app.server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "docker" / "prometheus"

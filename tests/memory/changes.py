@@ -9,8 +9,8 @@ import torch
 
 from memory.change import Change
 from memory.fact import Fact
-from memory.record import describe, pack
-from memory.store import RedisStore
+from memory.packed_fact import describe, pack
+from memory.store.redis_store import RedisStore
 
 MODEL = "f" * 64
 

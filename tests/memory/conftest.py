@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from memory.connection import connect
-from memory.store import RedisStore
+from memory.store.connection import connect
+from memory.store.redis_store import RedisStore
 from tests.memory.servers import Server
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from app.ports import free_port
-from memory.child import Child
-from memory.embedded import EmbeddedValkey, _ping
+from app.bench.free_port import free_port
+from memory.store.embedded.process import Child
+from memory.store.embedded.valkey import EmbeddedValkey, _ping
 
 KINDS = ("embedded", "redis")
 

@@ -16,18 +16,18 @@ from torch.nn.functional import normalize
 
 from memory.addressing import AddressingName
 from memory.change import Change
-from memory.directory import Directory
 from memory.episodic import EpisodicMemory
 from memory.errors import BadKey, CorruptChange, CorruptRecord, DuplicateId, FactNotFound
 from memory.excerpt import Excerpt, Selection
 from memory.fact import Fact
-from memory.page import Page, PageSettings
+from memory.fact_index import FactIndex
+from memory.key_index import KeyIndex
+from memory.packed_fact import describe, pack, unpack
+from memory.page import Page, PageSettings, StoredPage
 from memory.query import Query
-from memory.record import DataKey, describe, pack, unpack
-from memory.register import Register
-from memory.scope import Scope
-from memory.snapshot import StoredPage
+from memory.scope.rules import Scope
 from memory.spelling import address, normalise
+from memory.store.sealed_record import DataKey
 
 DIM, WIDTH = 24, 8
 SMALL = PageSettings(slots=8)
@@ -187,7 +187,7 @@ def test_replay_without_what_was_forgotten_equals_the_live_memory(
     again = disk.restore(pages, live.version)
     assert again.checksum() == live.checksum()
     assert [f.id for f in again.facts(limit=1000)] == [f.id for f in live.facts(limit=1000)]
-    assert all(sheet.page.residual() < 1e-9 for sheet in live._sheets.values())
+    assert all(sheet.page.residual() < 1e-9 for sheet in live._pages.values())
     assert again.plan_write(named(40)).page == live.plan_write(named(40)).page
 
 
@@ -248,7 +248,7 @@ def test_the_residual_of_a_forget_is_measured_whether_or_not_the_page_was_solved
     assert all(0 < residual < 1e-12 for residual in residuals)
     followed = EpisodicMemory.restore(DIM, SMALL, Scope(), pages=disk.pages, changes=[], version=6)
     followed.replay([followed.plan_forget("f0001")])
-    assert not followed._sheets[0].page.solved  # a replay compares nothing
+    assert not followed._pages[0].page.solved  # a replay compares nothing
     assert memory.checksum() == loaded.checksum() == followed.checksum()
 
 
@@ -260,9 +260,9 @@ def test_a_block_is_solved_at_once_and_reads_like_a_sequence() -> None:
     block.apply([c for c in planned if isinstance(c, Change)])
     for one in facts:
         sequence.apply([sequence.plan_write(one)])
-    assert block._sheets[0].page.unchecked == 0 and block.version == sequence.version == 30
-    assert block._sheets[0].ids == sequence._sheets[0].ids
-    assert torch.allclose(block._sheets[0].page.matrix, sequence._sheets[0].page.matrix, rtol=0, atol=1e-9)
+    assert block._pages[0].page.unchecked == 0 and block.version == sequence.version == 30
+    assert block._pages[0].ids == sequence._pages[0].ids
+    assert torch.allclose(block._pages[0].page.matrix, sequence._pages[0].page.matrix, rtol=0, atol=1e-9)
 
 
 def test_a_block_refuses_a_bad_fact_and_takes_the_others() -> None:
@@ -323,7 +323,7 @@ def test_a_page_is_made_only_where_all_are_full(steps: list[tuple[bool, int]], s
         elif held:
             memory.apply([memory.plan_forget(held[size % len(held)])])
         most = max(most, len(memory))
-        assert all(len(sheet.ids) <= slots for sheet in memory._sheets.values())
+        assert all(len(sheet.ids) <= slots for sheet in memory._pages.values())
         assert memory.pages <= -(-most // slots)
 
 
@@ -386,8 +386,8 @@ def test_the_weights_are_those_of_the_readout_though_the_query_lies_nearer_to_an
 
 
 def test_a_large_directory_finds_what_a_product_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memory.directory.COARSE_AT", 100)
-    directory = Directory(DIM)
+    monkeypatch.setattr("memory.key_index.COARSE_AT", 100)
+    directory = KeyIndex(DIM)
     keys = torch.stack([unit(seed) for seed in range(300)])
     for start in range(0, 300, 50):
         directory.add([f"f{seed}" for seed in range(start, start + 50)], keys[start : start + 50])
@@ -401,12 +401,12 @@ def test_a_large_directory_finds_what_a_product_finds(monkeypatch: pytest.Monkey
     assert torch.allclose(torch.tensor([[s for _, s in row] for row in found]), top.values, atol=1e-6)
 
 
-def rows_bytes(directory: Directory) -> int:
+def rows_bytes(directory: KeyIndex) -> int:
     return sum(rows.nbytes for rows in (directory._keys, directory._coarse, directory._scale))
 
 
 def test_a_directory_gives_back_the_rows_it_needs_no_more() -> None:
-    directory, count = Directory(DIM), 2000
+    directory, count = KeyIndex(DIM), 2000
     row, most = 5 * DIM + 4, 0
     for seed in range(count):
         directory.add([f"f{seed}"], unit(seed)[None])
@@ -431,7 +431,7 @@ def test_a_memory_that_forgot_all_is_small_again_and_says_so() -> None:
     held = memory.size_bytes
     for seed in range(200):
         memory.apply([memory.plan_forget(fact(seed).id)], measure=False)
-    assert rows_bytes(memory._register._directory) == memory.size_bytes < held / 100
+    assert rows_bytes(memory._fact_index._key_index) == memory.size_bytes < held / 100
 
 
 class Compared(str):
@@ -445,7 +445,7 @@ class Compared(str):
 
 
 def test_the_history_of_a_page_costs_what_that_page_has() -> None:
-    register = Register(DIM)
+    register = FactIndex(DIM)
     for page, count in ((0, 3), (1, 200)):
         for number in reversed(range(count)):
             seed = 1000 * page + number

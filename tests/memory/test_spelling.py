@@ -12,13 +12,12 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from memory.episodic import EpisodicMemory
 from memory.errors import MemoryError_
 from memory.fact import Fact
-from memory.page import Page, PageSettings
+from memory.page import Page, PageSettings, StoredPage
 from memory.query import Query
 from memory.readable import LEAST_WEIGHT
-from memory.scope import Scope
-from memory.snapshot import StoredPage
+from memory.scope.rules import Scope
 from memory.spelling import OWN, address, as_asked, normalise, seen
-from models.sentences import clean
+from models.scope.sentences import clean
 
 DIM = 896  # of the keys
 LETTERS = st.sampled_from("aB1 ²½ßẞİΣςﬁéÅ\u0301\u0903\u200b\u200d\u00ad\ue000\ufffd\u0000\u0085\t\n\u2003_-.,?!'’$€+^`~¿。東豈ａ①🎉")

@@ -20,7 +20,7 @@ from memory.excerpt import Excerpt, Selection
 from memory.fact import Fact, was_there
 from memory.page import PageSettings
 from memory.query import Query
-from memory.scope import Scope
+from memory.scope.rules import Scope
 from memory.view import Span, Spans, View, rested
 
 DIM = 8

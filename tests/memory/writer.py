@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from memory.change import Change
-from memory.connection import connect
-from memory.embedded import EmbeddedValkey
-from memory.store import Recovered, RedisStore
-from memory.vault import Vault
+from memory.store.connection import connect
+from memory.store.embedded.valkey import EmbeddedValkey
+from memory.store.redis_store import Recovered, RedisStore
+from memory.store.vault import Vault
 from tests.memory.changes import MODEL, fact, forget, write
 
 TENANT = "default"

@@ -16,7 +16,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from models.decoder import Decoder
+from models.engine.decoder import Decoder
 
 VOCABULARY = 260
 _SHAPE: dict[str, Any] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from memory.parts import ASKED
-from models.decoder import Sampling
+from memory.scope.questions import ASKED
+from models.engine.decoder import Sampling
 from models.errors import EmptyText, PromptTooLong, TargetTooLong
 from tests.models import toys
 

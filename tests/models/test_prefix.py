@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from models.decoder import Sampling
+from models.engine.decoder import Sampling
 from models.prefix import CLOSING, OPENING
 from tests.models import toys
 

@@ -15,11 +15,11 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, P
 
 from models.adapter import Adapter
 from models.code import SlotCode
-from models.corpus import SETS
-from models.decoder import Decoder
 from models.encoder import Encoder, inverse_document_frequency
+from models.engine.decoder import Decoder
 from models.model import Model
 from models.prefix import CLOSING, OPENING, Prefix
+from models.training.corpus import SETS
 
 SLOT_DIM, MAX_SLOTS = 33, 24
 WORDS = "the capital of is what who where runs paris rome berlin acme rockets zor kal river red blue now does please".split()
@@ -141,7 +141,7 @@ def damages(path: Path) -> Iterator[Path]:
 
 
 def write_corpus(folder: Path) -> Path:
-    """All sets that `models.corpus` reads, in their own formats, a few records each."""
+    """All sets that `models.training.corpus` reads, in their own formats, a few records each."""
     people, towns = ["Ann", "Bob", "Cy"], ["Rome", "Oslo", "Bonn"]
     pairs = [{"subject": person, "object": town} for person, town in zip(people, towns, strict=True)]
     relation = {"prompt_templates": ["{} lives in"], "prompt_templates_zs": ["Where is {}?"], "samples": pairs}

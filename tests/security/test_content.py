@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from app.main import load_model
-from app.settings import Settings
-from memory.bridge import bridged
-from memory.expectation import is_question, wants
-from memory.frame import shared_frame
-from memory.names import names, words
-from memory.scope import Scope
+from app.server.main import load_model
+from app.server.settings import Settings
+from memory.scope.answer_kind import is_question, wants
+from memory.scope.proper_names import names, words
+from memory.scope.rules import Scope
+from memory.scope.shared_words import shared_frame
+from memory.scope.two_hops import bridged
 from memory.spelling import normalise
 from models.adapter import Adapter
+from models.engine.sampling import Sampling
 from models.errors import ModelError
 from models.model import Model, asked_by
-from models.sampling import Sampling
-from models.sentences import MAX_SENTENCES, split, standing_alone
+from models.scope.sentences import MAX_SENTENCES, split, standing_alone
 from tests.app.hosting import hosted
 from tests.models import toys
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.hosts import is_unrebindable
-from app.keys import OPEN_S
+from app.access.api_keys import OPEN_S
+from app.http.hosts import is_unrebindable
 from tests.app.hosting import hosted, make_key
 from tests.app.serving import serving
 

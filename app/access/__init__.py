@@ -1,0 +1,1 @@
+"""Who may use the server, and what they did: API keys, limits, audit log."""

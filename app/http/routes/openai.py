@@ -1,0 +1,227 @@
+"""OpenAI's interface to the same model and memory: /v1/models, /v1/completions and /v1/chat/completions.
+
+The memory is used by default. A chat asks it with the last user message, and where that refers back, with the question
+made to stand alone (models.scope.conversation). The answer's `larimar` field says what the memory did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from ulid import ULID
+
+from app.http.dependencies import Configured, Reader, Serving, attended, timely, within
+from app.http.ndjson import line_of
+from app.http.openai_schemas import (
+    ChatChoice,
+    ChatIn,
+    CompletionBase,
+    CompletionIn,
+    CompletionOut,
+    MessageOut,
+    ModelList,
+    ModelOut,
+    TextChoice,
+)
+from app.http.problems import UnknownModel, Unsupported, explained, openai_error
+from app.http.routes.generate import check_length, memory_of, sampling_of, usage_of
+from app.http.schemas import Usage
+from app.server.settings import Settings
+from app.service import Request as Ask
+from app.service import Service
+from memory.scope.rules import ScopeChoice
+from models.engine.sampling import Sampling, TokenLogProb
+from models.scope.conversation import asks
+
+REFUSED: dict[int | str, dict[str, Any]] = {
+    code: {"description": "An error object as OpenAI's"} for code in (400, 401, 403, 404, 408, 413, 415, 429, 503, 504)
+}
+router = APIRouter(prefix="/v1", tags=["openai"], responses=REFUSED)
+TEXT_TOKENS, CHAT_TOKENS = 16, 256  # generated at most where the request does not say
+Kind = Literal["text_completion", "chat.completion"]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """How one kind of completion tells its parts."""
+
+    kind: Kind
+    model: str
+    id: str
+    created: int
+
+    @property
+    def head(self) -> dict[str, Any]:
+        return {"id": self.id, "object": self.kind, "created": self.created, "model": self.model}
+
+    def choice(self, text: str, finish: str | None, log_probs: dict[str, Any] | None, *, first: bool) -> dict[str, Any]:
+        """One streamed piece of choice 0."""
+        base = {"index": 0, "finish_reason": finish, "logprobs": log_probs}
+        if self.kind == "text_completion":
+            return base | {"text": text}
+        return base | {"delta": ({"role": "assistant"} if first else {}) | ({"content": text} if text or first else {})}
+
+    def log_probs(self, service: Service, found: Sequence[TokenLogProb], offset: int = 0) -> dict[str, Any]:
+        return (_text_log_probs if self.kind == "text_completion" else _chat_log_probs)(service, found, offset)
+
+
+def _told(kind: Kind, body: CompletionBase, service: Service) -> _Told:
+    body.check()
+    if body.model != service.model.name:
+        raise UnknownModel(f"this server serves {service.model.name!r}, got {body.model!r}")
+    return _Told(kind, service.model.name, f"{'cmpl' if kind == 'text_completion' else 'chatcmpl'}-{ULID()}", int(time.time()))
+
+
+@router.get("/models")
+async def models(service: Serving, _: Reader) -> ModelList:
+    """The one model that is served."""
+    return ModelList(data=[ModelOut(id=service.model.name)])
+
+
+@router.get("/models/{name:path}")
+async def model(name: str, service: Serving, _: Reader) -> ModelOut:
+    """That model by its name."""
+    if name != service.model.name:
+        raise UnknownModel(f"this server serves {service.model.name!r}, got {name!r}")
+    return ModelOut(id=name)
+
+
+@router.post("/completions", response_model=CompletionOut, response_model_exclude_none=False)
+async def complete(
+    body: CompletionIn, request: Request, response: Response, service: Serving, settings: Configured, tenant: Reader
+) -> CompletionOut | EventSourceResponse:
+    """Complete a prompt, or each of up to sixteen."""
+    told = _told("text_completion", body, service)
+    tokens = body.max_tokens or min(TEXT_TOKENS, settings.max_new_tokens)
+    check_length(tokens, settings, "max_tokens")
+    sampling = sampling_of(body, tokens, body.logprobs, answer_only=body.larimar.answer_only)
+    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    if not 0 < len(prompts) <= 16:
+        raise Unsupported(f"prompt: one to sixteen prompts are completed at once, got {len(prompts)}")
+    asked = [_ask(prompt, sampling, body) for prompt in prompts]
+    if body.stream:
+        if len(asked) > 1:
+            raise Unsupported("prompt: only one prompt can be streamed")
+        return await _stream(told, body, asked[0], service, settings, tenant)
+    work = asyncio.gather(*(service.generate(tenant, ask) for ask in asked))
+    answers = await within(settings, attended(request, work), body.timeout_s)
+    choices = [
+        TextChoice(
+            index=index,
+            finish_reason=answered.generation.finish_reason,
+            text=answered.generation.text,
+            logprobs=None if sampling.logprobs is None else told.log_probs(service, answered.generation.log_probs),
+        )
+        for index, answered in enumerate(answers)
+    ]
+    usages = [usage_of(answered.generation) for answered in answers]
+    usage = Usage(**{name: sum(getattr(u, name) for u in usages) for name in Usage.model_fields})
+    memories = [memory_of(answered.read) for answered in answers]
+    response.headers["Larimar-Version"] = str(answers[-1].read.version)
+    return CompletionOut(**told.head, choices=choices, usage=usage, larimar=memories if isinstance(body.prompt, list) else memories[0])
+
+
+@router.post("/chat/completions", response_model=CompletionOut)
+async def chat(
+    body: ChatIn, request: Request, response: Response, service: Serving, settings: Configured, tenant: Reader
+) -> CompletionOut | EventSourceResponse:
+    """Answer the last user message of a conversation, in the decoder's chat template."""
+    told = _told("chat.completion", body, service)
+    tokens = body.max_completion_tokens or body.max_tokens or min(CHAT_TOKENS, settings.max_new_tokens)
+    check_length(tokens, settings, "max_tokens")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise Unsupported("top_logprobs: needs logprobs to be true")
+    logprobs = body.top_logprobs or 0 if body.logprobs else None
+    sampling = sampling_of(body, tokens, logprobs, answer_only=body.larimar.answer_only)
+    said = [message.text for message in body.messages if message.role == "user"]
+    if not said or not said[-1].strip():
+        raise Unsupported("messages: the conversation has no user message with text")
+    if service.model.decoder.tokenizer.chat_template is None:
+        raise Unsupported(f"messages: {service.model.name} has no chat template; use /v1/completions")
+    turns = [{"role": "system" if m.role == "developer" else m.role, "content": m.text} for m in body.messages]
+    ask = _ask(service.model.decoder.chat(turns), sampling, body, await asyncio.to_thread(asks, said))
+    if body.stream:
+        return await _stream(told, body, ask, service, settings, tenant)
+    answered = await within(settings, attended(request, service.generate(tenant, ask)), body.timeout_s)
+    made = answered.generation
+    response.headers["Larimar-Version"] = str(answered.read.version)
+    choice = ChatChoice(
+        index=0,
+        finish_reason=made.finish_reason,
+        message=MessageOut(content=made.text),
+        logprobs=told.log_probs(service, made.log_probs) if body.logprobs else None,
+    )
+    return CompletionOut(**told.head, choices=[choice], usage=usage_of(made), larimar=memory_of(answered.read))
+
+
+def _ask(prompt: str, sampling: Sampling, body: CompletionBase, questions: Sequence[str] = ()) -> Ask:
+    control = body.larimar
+    return Ask(
+        prompt,
+        sampling,
+        control.memory,
+        control.exclude,
+        control.include_only,
+        questions,
+        scope=ScopeChoice(control.scope_threshold, control.scope_strict),
+        hops=control.hops,
+    )
+
+
+async def _stream(
+    told: _Told, body: CompletionBase, asked: Ask, service: Service, settings: Settings, tenant: str
+) -> EventSourceResponse:
+    started = asyncio.get_running_loop().time()
+    limit_s = min(settings.request_timeout_s, body.timeout_s or settings.request_timeout_s)
+    read = await within(settings, service.read(tenant, asked), limit_s)
+    steps = service.speak(read, asked.sampling, each_token=True)
+    head = told.head | {"object": "text_completion" if told.kind == "text_completion" else "chat.completion.chunk"}
+    with_usage = body.stream_options is not None and body.stream_options.include_usage
+
+    async def events() -> AsyncIterator[ServerSentEvent]:
+        first = head | {"choices": [told.choice("", None, None, first=True)], "larimar": memory_of(read).model_dump()}
+        yield _event(first)
+        said, counted = "", 0
+        try:
+            async with aclosing(timely(steps, limit_s, started)) as said_in_time:
+                async for step in said_in_time:
+                    made, fresh = step.generation, step.log_probs[counted:]
+                    if step.text != said or fresh or made:
+                        log_probs = told.log_probs(service, fresh, len(said)) if fresh else None
+                        finish = made.finish_reason if made else None
+                        yield _event(head | {"choices": [told.choice(step.text[len(said) :], finish, log_probs, first=False)]})
+                    said, counted = step.text, len(step.log_probs)
+                    if made and with_usage:
+                        yield _event(head | {"choices": [], "usage": usage_of(made).model_dump()})
+            yield ServerSentEvent(data="[DONE]")
+        except Exception as error:  # too late for a status
+            yield _event(openai_error(*explained(error)))
+
+    return EventSourceResponse(events(), headers={"Larimar-Version": str(read.version)}, ping=15)
+
+
+def _event(data: dict[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(data=line_of(data))
+
+
+def _chat_log_probs(service: Service, found: Sequence[TokenLogProb], _: int) -> dict[str, Any]:
+    def token(token_id: int, log_prob: float) -> dict[str, Any]:
+        text = service.model.decoder.text([token_id])
+        return {"token": text, "logprob": log_prob, "bytes": list(text.encode())}
+
+    return {"content": [token(p.token_id, p.log_prob) | {"top_logprobs": [token(*other) for other in p.top]} for p in found]}
+
+
+def _text_log_probs(service: Service, found: Sequence[TokenLogProb], offset: int) -> dict[str, Any]:
+    text = service.model.decoder.text
+    tokens = [text([p.token_id]) for p in found]
+    offsets = [offset + sum(map(len, tokens[:i])) for i in range(len(tokens))]
+    tops = [{text([i]): value for i, value in p.top} for p in found]
+    return {"tokens": tokens, "token_logprobs": [p.log_prob for p in found], "top_logprobs": tops, "text_offset": offsets}

@@ -1,0 +1,1 @@
+"""The inference thread: the only one that runs torch."""

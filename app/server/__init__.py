@@ -1,0 +1,1 @@
+"""The process: assembled, configured, measured, logged."""

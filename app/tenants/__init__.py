@@ -1,0 +1,1 @@
+"""The tenants' memories: held, changed through the store, expired, moved."""

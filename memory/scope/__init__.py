@@ -1,0 +1,1 @@
+"""Whether a query asks for a fact, decided by words and keys."""

@@ -1,0 +1,398 @@
+"""Where memories outlive the process: per tenant a log of changes and a snapshot of pages, in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+from redis.asyncio.retry import Retry
+
+from memory import packed_fact
+from memory.change import Change
+from memory.errors import AnswerSpent, StoreUnavailable
+from memory.fact import Fact
+from memory.store import key_names as names
+from memory.store import lua, sealed_record
+from memory.store.cluster import Client, close, ready, servers
+from memory.store.commit import HINDSIGHT_S, Commit, CommitUnknown
+from memory.store.durability import Durability, Level
+from memory.store.idempotency_keys import KEPT_S, spent
+from memory.store.key_names import Keys
+from memory.store.link import Link
+from memory.store.recovery import DataKeys, Recovered, Recovery, Salvaged
+from memory.store.sealed_record import DataKey
+from memory.store.snapshots import Pages, Snapshots
+from memory.store.vault import Vault
+
+__all__ = ["CommitUnknown", "Dropped", "Recovered", "RedisStore"]
+
+TURN_MS = 1000
+EXACT_S = 16.0  # what expires sooner has a mark of just its time
+MARKS = 1000  # of expiry, in one command
+PROBE_S = 1.0  # for how long an answer about durability is enough for whoever only wants to know whether there is one
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What an erasure did.
+
+    Attributes:
+        version: the tenant's last one, after which its versions go on; 0 if there was nothing.
+        facts: whose data keys were destroyed, history included; those of commits that never came through count, too, where data
+            keys lie in files.
+    """
+
+    version: int
+    facts: int
+
+
+class RedisStore:
+    """The one implementation of persistence. `key_names.py` says what is stored under which name.
+
+    Every fact is sealed with a data key of its own (sealed_record.py). Forgetting destroys that key before it is acknowledged.
+
+    Every method may raise StoreUnavailable (no answer, or a refusal: out of memory, read-only, loading);
+    those that take a tenant ValueError (its name) and StoreCorrupt (a key of it is none of ours).
+
+    Args:
+        client: from `connection.connect`; `close` closes it.
+        timeout_s: for a commit or a ping, retries included. What reads or writes whole tenants has the
+            client's own time-out for each command.
+        vault: where data keys lie; None: in the store, and they are set and deleted in the same step as the log.
+        retry: between attempts that lost their connection.
+        level: the durability that commits promise; the strongest the server can keep if None.
+        replicas: how many of its replicas must have a commit at level `replica`.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        timeout_s: float = 5.0,
+        vault: Vault | None = None,
+        retry: Retry | None = None,
+        level: Level | None = None,
+        replicas: int = 1,
+    ) -> None:
+        self._link = Link(client, timeout_s=timeout_s, retry=retry, level=level, replicas=replicas)
+        self._vault = vault
+        self._snapshots = Snapshots(self._link)
+        self._writer = os.urandom(8)
+        self._probe: asyncio.Task[Durability] | None = None
+        self._probed_at = 0.0
+
+    @property
+    def durability(self) -> Level | None:
+        """What an acknowledged commit survives; None until the server has answered (again)."""
+        return self._link.durability.level if self._link.durability else None
+
+    @property
+    def shared(self) -> bool:
+        """Whether other servers may write to this store."""
+        return self._vault is None
+
+    @property
+    def index_bytes(self) -> int:
+        """About how many bytes it takes here to know where data keys lie."""
+        return self._vault.size_bytes if self._vault is not None else 0
+
+    async def ping(self) -> Durability:
+        """Asks the server whether it is there and what it promises.
+
+        Raises:
+            PromiseBroken: it cannot keep the level that commits promise.
+        """
+
+        return await self._link.call(self._link.ask, hurry=True)
+
+    async def probed(self) -> Durability:
+        """As `ping`, asked at most once in PROBE_S for all together: whoever asks whether a server is ready needs no key."""
+        if self._probe is None or (self._probe.done() and time.monotonic() - self._probed_at > PROBE_S):
+            self._probe = asyncio.create_task(self.ping(), context=Context())  # it is no request's own
+            self._probe.add_done_callback(self._answered)
+        return await asyncio.shield(self._probe)
+
+    def _answered(self, probe: asyncio.Task[Durability]) -> None:
+        self._probed_at = time.monotonic()
+        if not probe.cancelled():
+            probe.exception()  # perhaps nobody waits any more
+
+    async def close(self) -> None:
+        """May be called again."""
+        if self._probe is not None:
+            self._probe.cancel()
+        await close(self._link.client)
+
+    async def load(self, tenant: str, fingerprint: str | None) -> Recovered:
+        """Everything of a tenant, as of one version.
+
+        Args:
+            fingerprint: of the model that its codes must be of; None for any.
+
+        Raises:
+            StoreCorrupt: pages or entries are torn, foreign or missing, or data keys are.
+            FingerprintMismatch: it was written with another model.
+        """
+        recovered = await Recovery(self._link, Keys(tenant), self._vault, fingerprint).recover()
+        if self._vault is not None:
+            gone = {version for change in recovered.changes for version in change.forgets}
+            await asyncio.to_thread(self._vault.sweep, tenant, recovered.alive, gone)
+        return recovered
+
+    async def follow(self, tenant: str, version: int, fingerprint: str) -> list[Change] | None:
+        """The changes that others made after `version`; None if the log does not reach back so far: load again then.
+
+        Raises:
+            StoreCorrupt: they are damaged, or the store is behind `version`: it lost data.
+            FingerprintMismatch: they were made with another model.
+        """
+        changes = await Recovery(self._link, Keys(tenant), self._vault, fingerprint).follow(version)
+        if self._vault is not None and changes:  # our own, of which we did not hear that they came through
+            await asyncio.to_thread(self._vault.erase, tenant, [gone for change in changes for gone in change.forgets])
+        return changes
+
+    async def commit(self, tenant: str, *changes: Change, fingerprint: str, answer: tuple[str, bytes] | None = None) -> None:
+        """Appends `changes` in one step, and waits until they are durable and what they forget is erased.
+
+        Args:
+            changes: the first one's version is the tenant's last one plus 1, and the others follow it.
+            fingerprint: of the model that made their keys and codes.
+            answer: digest of an Idempotency-Key and what to answer when it comes again, sealed with the first fact's key.
+
+        Raises:
+            VersionConflict: another writer took this version; nothing is written.
+            AnswerExists: there is an answer for this key, or was and its fact is gone; nothing is written.
+            StoreCorrupt: the store has less than the memory had: it lost data, or is an older copy.
+            CommitUnknown: it may or may not be written, see there, or it is and what it forgets is not erased yet. (A
+                cancelled commit is as unknown.)
+            StoreUnavailable: otherwise, and then nothing is written.
+        """
+        keys = Keys(tenant)
+        data_keys = {change.version: DataKey.new() for change in changes if change.fact is not None}
+        entries = await asyncio.to_thread(_entries, tenant, changes, data_keys, fingerprint)
+        forgotten = [version for change in changes for version in change.forgets]
+        ended: list[str | bytes] = [
+            part for change in changes for name, _ in change.answers for gone in change.forgets for part in (name, str(gone))
+        ]
+        lists: list[list[str | bytes]] = [[], [], [], ended, spent(changes)]
+        if answer is not None:
+            name, content = answer
+            sealed = data_keys[changes[0].version].seal(tenant, changes[0].version, content)
+            lists[2] = [name, b"%d:" % changes[0].version + sealed]
+        if self._vault is not None:
+            await asyncio.to_thread(self._vault.put, tenant, data_keys)
+        else:
+            lists[0] = [part for version, key in data_keys.items() for part in (str(version), key.raw)]
+            lists[1] = [str(version) for version in forgotten]
+        scripted = [keys.log, keys.pages, keys.data_keys, keys.answers, keys.turn, keys.spent]
+        await Commit(self._link, scripted, changes[0].version, entries, lists, self._writer).run(tenant)
+        if self._vault is not None and forgotten:
+            try:
+                await asyncio.to_thread(self._vault.erase, tenant, forgotten)
+            except StoreUnavailable as error:  # whoever follows the log erases them
+                written = f"version {changes[-1].version} of {tenant} is written"
+                raise CommitUnknown(f"{written}; the data keys of what it removes are not erased yet: {error}") from error
+
+    async def claim(self, tenant: str) -> None:
+        """Asks that the tenant's next commit be ours, since others keep winning. It lapses by itself."""
+        keys = Keys(tenant)
+
+        async def ask() -> None:
+            await self._link.near(keys.turn).set(keys.turn, self._writer, nx=True, px=TURN_MS)
+
+        await self._link.call(ask, tenant=tenant, hurry=True)
+
+    async def answer(self, tenant: str, name: str) -> bytes | None:
+        """What was answered under the digest of an Idempotency-Key; None if nothing was.
+
+        Raises:
+            AnswerSpent: something was, and its fact is replaced or forgotten since.
+            CorruptRecord: it is damaged.
+        """
+        keys = Keys(tenant)
+
+        async def get() -> list[Any]:
+            async with self._link.near(keys.answers).pipeline(transaction=False) as pipe:
+                pipe.hget(keys.answers, name)
+                pipe.zscore(keys.spent, name)
+                return await pipe.execute()
+
+        raw, used = await self._link.call(get, tenant=tenant, hurry=True)
+        if raw is None:
+            if used is not None and used > time.time() - KEPT_S:
+                raise AnswerSpent
+            return None
+        number, _, sealed = raw.partition(b":")
+        version = int(number)
+        data_key = (await self._data_keys(keys, [version])).get(version, {}).get(sealed_record.key_id(sealed))
+        return None if data_key is None else data_key.open(tenant, version, sealed)
+
+    async def discard_answers(self, tenant: str, answers: Sequence[tuple[str, int]]) -> None:
+        """Deletes answers that nobody may ask for any more, by name and version of their fact."""
+        if answers:
+            keys = Keys(tenant)
+            gone = [str(part) for answer in answers for part in answer]
+
+            async def delete() -> list[int]:
+                return await self._link.run(lua.DISCARD, [keys.log, keys.pages, keys.answers], [len(gone), *gone])
+
+            await self._link.call(delete, tenant=tenant)
+
+    async def snapshot(self, tenant: str, pages: Mapping[int, Sequence[Fact]], version: int, fingerprint: str) -> bool:
+        """Writes pages, reads them back, puts them in place, and trims the log up to the snapshot before.
+
+        Ended at any point it leaves what `load` can read.
+
+        Args:
+            pages: the facts of all pages that changed since the last snapshot, in row order.
+            version: the last one they cover.
+            fingerprint: of the model that made their keys and codes.
+
+        Returns:
+            Whether it was done. If another server takes one just now, or has taken a newer one, nothing is put in place.
+
+        Raises:
+            StoreCorrupt: other bytes were read back than written, or the store has less than the memory.
+        """
+        return await self._snapshots.take(Keys(tenant), await self._pages(tenant, pages, fingerprint), version)
+
+    async def replace(self, tenant: str, pages: Mapping[int, Sequence[Fact]], version: int, fingerprint: str) -> bool:
+        """Puts other keys and codes of the same facts in place of all there are, as the next version: those of another model.
+
+        Args:
+            pages: all facts of all pages, in row order.
+            version: the last one, which the pages are of.
+            fingerprint: of the model that made their keys and codes.
+
+        Returns:
+            Whether it was done. If somebody has changed the tenant meanwhile, or takes a snapshot, nothing is.
+
+        Raises:
+            StoreCorrupt: other bytes were read back than written.
+        """
+        return await self._snapshots.replace(Keys(tenant), await self._pages(tenant, pages, fingerprint), version)
+
+    async def _pages(self, tenant: str, facts: Mapping[int, Sequence[Fact]], fingerprint: str) -> Pages:
+        versions = [fact.version for page in facts.values() for fact in page]
+        return Pages(facts, fingerprint, await self._data_keys(Keys(tenant), versions))
+
+    async def salvage(self, tenant: str) -> Salvaged:
+        """Every fact of a tenant that can still be read, whatever else of it is damaged and whichever model wrote it."""
+        return await Recovery(self._link, Keys(tenant), self._vault, None).salvage()
+
+    async def drop(self, tenant: str, known: int = 0) -> Dropped:
+        """Erases everything of a tenant, be it damaged or of another model: nothing of it is read. What is left is a version and the
+        last fencing token.
+
+        Args:
+            known: the last version that the caller knows of; versions go on from it if the store has lost some.
+
+        Raises:
+            CommitUnknown: it is erased, and its data keys are not.
+        """
+        keys = Keys(tenant)
+
+        async def drop() -> list[int]:
+            return await self._link.run(lua.DROP, keys.all, [known])
+
+        _, version, destroyed = await self._link.call(drop, tenant=tenant)
+        if self._vault is not None:
+            try:
+                destroyed += await asyncio.to_thread(self._vault.drop, tenant)
+            except StoreUnavailable as error:
+                raise CommitUnknown(f"{tenant} is erased, and its data keys are not yet: {error}; erase it again") from error
+        return Dropped(version, destroyed)
+
+    async def tenants(self) -> AsyncIterator[str]:
+        """Every tenant of the store, in no order: for its administrator only."""
+        await ready(self._link.client)
+        for server in servers(self._link.client):
+            async for name in server.scan_iter(names.LOGS, count=1000):
+                yield names.tenant_of(name)
+
+    async def expect_expiry(self, tenant: str, at: float) -> None:
+        """Marks that a fact of the tenant expires at `at` (Unix time), before it is committed.
+
+        A mark goes when somebody has looked at the memory after its time. The commit may be later than that look: so what
+        expires soon is looked for once more, when its commit has come through or never will.
+        """
+        now = time.time()
+        marks = [_mark(at, now)]
+        if marks[0] < now + HINDSIGHT_S:
+            marks.append(HINDSIGHT_S * (now // HINDSIGHT_S + 2))
+
+        async def note() -> None:
+            await self._link.near(names.EXPIRIES).zadd(names.EXPIRIES, {f"{tenant}:{mark!r}": mark for mark in marks})
+
+        await self._link.call(note, hurry=True)
+
+    async def due(self, now: float) -> list[tuple[str, float]]:
+        """The marks of facts that expire by `now`, tenant and time."""
+        found: list[tuple[bytes, float]] = []
+
+        async def ask(key: str, skip: int) -> list[tuple[bytes, float]]:
+            page = await self._link.near(key).zrangebyscore(key, "-inf", now, start=skip, num=MARKS, withscores=True)
+            return cast("list[tuple[bytes, float]]", page)
+
+        for key in (names.EXPIRIES, names.EARLIER_EXPIRIES):
+            read = 0
+            while page := await self._link.call(partial(ask, key, read), hurry=True):
+                found += page
+                read += len(page)
+                if len(page) < MARKS:
+                    break
+        return [(mark.decode().partition(":")[0], at) for mark, at in found]
+
+    async def expired(self, tenant: str, noted: Sequence[float], upcoming: float | None) -> None:
+        """Takes marks away for which the newest memory was looked at, and marks when its next fact expires, None for never."""
+        expires = ["", ""] if upcoming is None else [repr(upcoming), repr(_mark(upcoming, time.time()))]
+
+        async def note(marks: Sequence[float]) -> None:
+            script = self._link.near(names.EXPIRIES).register_script(lua.EXPIRED)
+            await script(keys=[names.EXPIRIES, names.EARLIER_EXPIRIES], args=[tenant, *expires, *map(repr, marks)])
+
+        for start in range(0, len(noted), MARKS):
+            await self._link.call(partial(note, noted[start : start + MARKS]), hurry=True)
+
+    async def size_bytes(self, tenant: str) -> int:
+        """About how much memory the tenant takes in the server."""
+        keys = Keys(tenant)
+
+        async def ask() -> int:
+            async with self._link.near(keys.log).pipeline(transaction=False) as pipe:
+                for key in keys.all:
+                    pipe.memory_usage(key)
+                return sum(size or 0 for size in await pipe.execute())
+
+        return await self._link.call(ask, tenant=tenant)
+
+    async def _data_keys(self, keys: Keys, versions: Sequence[int]) -> DataKeys:
+        return await Recovery(self._link, keys, self._vault, None).data_keys(versions)
+
+
+def _entries(tenant: str, changes: Sequence[Change], data_keys: Mapping[int, DataKey], fingerprint: str) -> list[list[bytes]]:
+    """The fields of each change's log entry, name and value in turn."""
+    entries = []
+    for change in changes:
+        sealed = None
+        if change.fact is not None:
+            sealed = data_keys[change.version].seal(tenant, change.version, packed_fact.pack(change.fact))
+        entries.append([part for item in change.to_fields(sealed, fingerprint).items() for part in item])
+    return entries
+
+
+def _mark(at: float, now: float) -> float:
+    """When to look for what expires at `at`: then or, while that is far off, up to a 32nd of the way earlier, on a grid. So a tenant
+    has few marks, however many of its facts expire; that look marks the time again, from nearer by."""
+    ahead = at - now
+    if not EXACT_S <= ahead < math.inf:
+        return at
+    step = 2.0 ** math.floor(math.log2(ahead / 32))
+    return at // step * step

@@ -1,0 +1,1 @@
+"""Decoding: the frozen decoder, continuous batching, sampling, the pointer."""

@@ -1,0 +1,1 @@
+"""Training, and what is trained on. No server imports it."""
