@@ -15,7 +15,6 @@ from torch import Tensor
 from ulid import ULID
 
 from app.access.request_context import note, spend
-from app.http.schemas import FactIn, ReadBy
 from app.inference.errors import NotReady
 from app.inference.worker import TOGETHER, Chunk, InferenceWorker, each
 from app.server import tracing
@@ -37,6 +36,18 @@ Use = Literal["auto", "on", "off"]
 T = TypeVar("T")
 U = TypeVar("U")
 READ_TOGETHER = 8  # queries that one job reads with, and with the judge
+
+
+@dataclass(frozen=True)
+class NewFact:
+    """A fact to be taught; its fields are those of `Service.teach`."""
+
+    prompt: str
+    target: str
+    id: str | None = None
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    ttl_s: float | None = None
+    on_conflict: OnConflict = "supersede"
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,7 @@ class Read:
     version: int
     similarities: Mapping[str, float]
     seconds: float
-    read_by: ReadBy
+    read_by: Literal["meaning", "wording"]
 
 
 @dataclass(frozen=True)
@@ -207,7 +218,7 @@ class Service:
         with tracing.span("encode", facts=len(texts)):
             return await self._encoded(partial(each, self.model.encode_facts), texts)
 
-    async def prepare(self, facts: Sequence[FactIn]) -> Encoded:
+    async def prepare(self, facts: Sequence[NewFact]) -> Encoded:
         """Facts with their keys and codes, to be written by `write_many`. Raises QueueFull."""
         started = time.perf_counter()
         encoded: Sequence[tuple[Tensor, Tensor] | Exception]

@@ -56,6 +56,13 @@ def test_links_and_make_targets_lead_somewhere(path: Path) -> None:
     assert not set(re.findall(r"(?:^ +|`)make ([a-z]+)", text, re.MULTILINE)) - targets
 
 
+def test_the_code_map_names_what_is_there() -> None:
+    named = set(re.findall(r"`((?:app|memory|models)/[\w/.]*)`", (ROOT / "docs" / "code.md").read_text()))
+    assert not [name for name in named if not (ROOT / name).exists()]
+    packages = [relative(path.parent) for top in ("app", "memory", "models") for path in (ROOT / top).rglob("__init__.py")]
+    assert not [name for name in packages if "/" in name and not any(f"{found}/".startswith(f"{name}/") for found in named)]
+
+
 def test_every_requirement_is_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from app.http.schemas import FactIn, FactWritten, UpdateTimings
 from app.tenants.errors import KeyReused
 from memory.change import Change
 from memory.store.idempotency_keys import KEPT_S
 from memory.store.redis_store import RedisStore
 
-__all__ = ["KEPT_S", "Idempotency", "written_as"]
+__all__ = ["KEPT_S", "Idempotency", "answer_to"]
+_NO_TIMINGS = {"encode_ms": 0.0, "solve_ms": 0.0, "commit_ms": 0.0, "total_ms": 0.0}
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,17 @@ class Idempotency:
     body: str
 
     @classmethod
-    def of(cls, tenant: str, key: str, body: FactIn) -> Idempotency:
-        return cls(_digest(f"{tenant}\n{key}"), _digest(json.dumps(body.model_dump(mode="json"), sort_keys=True)))
+    def of(cls, tenant: str, key: str, body: Mapping[str, object]) -> Idempotency:
+        """Of a request whose body is these fields, as JSON has them."""
+        return cls(_digest(f"{tenant}\n{key}"), _digest(json.dumps(body, sort_keys=True)))
 
     def answer(self, change: Change) -> tuple[str, bytes]:
         """Name and content of what is kept for the planned change."""
-        assert change.fact is not None
-        written = written_as(change, UpdateTimings(solve_ms=0, commit_ms=0, total_ms=0))
-        kept = {"at": time.time(), "body": self.body, "answer": written.model_dump(mode="json")}
+        kept = {"at": time.time(), "body": self.body, "answer": answer_to(change) | {"timings": _NO_TIMINGS}}
         return self.name, json.dumps(kept).encode()
 
-    async def recall(self, store: RedisStore, tenant: str) -> FactWritten | None:
-        """The answer that was given, None if there is none of the last 24 hours. Its timings are zero.
+    async def recall(self, store: RedisStore, tenant: str) -> dict[str, Any] | None:
+        """The fields of the answer that was given, None if there is none of the last 24 hours. Its timings are zero.
 
         Raises:
             KeyReused: it was given for another body.
@@ -55,21 +56,21 @@ class Idempotency:
             return None
         if kept["body"] != self.body:
             raise KeyReused
-        return FactWritten(**kept["answer"])
+        answer: dict[str, Any] = kept["answer"]
+        return answer
 
 
-def written_as(change: Change, timings: UpdateTimings) -> FactWritten:
-    """The answer to a request that made this change."""
+def answer_to(change: Change) -> dict[str, Any]:
+    """The fields of the answer to a request that made this change, but its timings."""
     assert change.fact is not None
-    return FactWritten(
-        id=change.fact.id,
-        version=change.version,
-        page=change.page,
-        supersedes=list(change.replaced),
-        created_at=change.fact.created_at,
-        expires_at=change.fact.expires_at,
-        timings=timings,
-    )
+    return {
+        "id": change.fact.id,
+        "version": change.version,
+        "page": change.page,
+        "supersedes": list(change.replaced),
+        "created_at": change.fact.created_at,
+        "expires_at": change.fact.expires_at,
+    }
 
 
 def _digest(text: str) -> str:

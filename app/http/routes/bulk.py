@@ -18,7 +18,7 @@ from app.http.problems import BodyTooLarge, explained, invalid
 from app.http.schemas import BulkLine, FactIn, LineError
 from app.inference.errors import QueueFull
 from app.inference.worker import TOGETHER
-from app.service import Encoded, Service
+from app.service import Encoded, NewFact, Service
 
 router = APIRouter(tags=["facts"])
 PATH = "/facts:bulk"
@@ -41,7 +41,7 @@ async def teach_lines(service: Service, tenant: str, lines: Sequence[Read]) -> l
 
 
 async def _prepare(service: Service, lines: Sequence[Read]) -> Encoded:
-    facts = [fact for _, fact in lines if isinstance(fact, FactIn)]
+    facts = [NewFact(**dict(fact)) for _, fact in lines if isinstance(fact, FactIn)]
     while True:
         try:
             return await service.prepare(facts)

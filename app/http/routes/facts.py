@@ -31,8 +31,8 @@ from app.http.schemas import (
     text_of,
 )
 from app.http.text_to_facts import facts_of
-from app.service import Forgotten, Service
-from app.tenants.idempotency import Idempotency, written_as
+from app.service import Forgotten, Service, Taught
+from app.tenants.idempotency import Idempotency, answer_to
 from app.tenants.tenant import Committed
 from memory.errors import AnswerExists
 from memory.fact import Fact
@@ -108,16 +108,16 @@ async def teach(
         results = await within(settings, teach_lines(service, tenant, list(enumerate(lines, 1))))
         response.status_code = 207 if any(result.error for result in results) else 201
         return results
-    once = Idempotency.of(tenant, idempotency_key, body) if idempotency_key is not None else None
+    once = Idempotency.of(tenant, idempotency_key, body.model_dump(mode="json")) if idempotency_key is not None else None
     store = service.tenants.store
     try:
-        written = await once.recall(store, tenant) if once else None
-        if written is None:
-            written = await within(settings, _teach(service, tenant, body, once))
+        given = await once.recall(store, tenant) if once else None
+        written = FactWritten(**given) if given else await within(settings, _teach(service, tenant, body, once))
     except AnswerExists:  # the same request came through meanwhile
-        written = await once.recall(store, tenant) if once else None
-        if written is None:
+        given = await once.recall(store, tenant) if once else None
+        if given is None:
             raise
+        written = FactWritten(**given)
     written.read_by = service.model.read_by(body.prompt)
     response.headers[VERSION] = str(written.version)
     return written
@@ -134,7 +134,12 @@ async def _teach(service: Service, tenant: str, body: FactIn, once: Idempotency 
         on_conflict=body.on_conflict,
         answer=once.answer if once else None,
     )
-    return written_as(taught.committed.change, _timings(taught.committed, taught.encode_s, taught.total_s))
+    return _written(taught)
+
+
+def _written(taught: Taught) -> FactWritten:
+    timings = _timings(taught.committed, taught.encode_s, taught.total_s)
+    return FactWritten(**answer_to(taught.committed.change), timings=timings)
 
 
 @router.get("/facts", responses=REFUSED)
@@ -192,7 +197,7 @@ async def revise(
         settings, service.revise(tenant, fact_id, target=body.target, metadata=body.metadata, ttl_s=body.ttl_s)
     )
     response.headers[VERSION] = str(taught.committed.change.version)
-    written = written_as(taught.committed.change, _timings(taught.committed, taught.encode_s, taught.total_s))
+    written = _written(taught)
     written.read_by = service.model.read_by(taught.fact.prompt)
     return written
 

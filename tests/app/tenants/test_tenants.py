@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.http.schemas import FactIn
 from app.tenants.cache import FOLLOW_S
 from app.tenants.errors import TenantFull, VersionNotReached
 from app.tenants.expiry import Expiry
@@ -113,10 +112,10 @@ async def test_who_may_speak_is_decided_on_the_memory_that_is_read(server: Serve
 
 
 async def test_a_key_stays_spent_through_snapshots_and_on_other_servers(server: Server) -> None:
-    once = Idempotency.of("spent", "K1", FactIn(prompt="prompt of k", target="t"))
+    once = Idempotency.of("spent", "K1", {"prompt": "prompt of k", "target": "t"})
     async with holding(server.url) as tenants:
         await tenants.write("spent", replace(fact("k"), created_at=time.time()), answer=once.answer)
-        assert (written := await once.recall(tenants.store, "spent")) is not None and written.id == "k"
+        assert (written := await once.recall(tenants.store, "spent")) is not None and written["id"] == "k"
         await tenants.snapshot()
     async with holding(server.url) as tenants:
         await tenants.write("spent", fact("newer", "prompt of k", "another"))
@@ -133,7 +132,7 @@ async def test_a_key_stays_spent_through_snapshots_and_on_other_servers(server: 
 
 @pytest.mark.parametrize("prompt", ["prompt of k", "another prompt"])
 async def test_a_key_used_again_after_a_day_has_its_new_answer(server: Server, prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, again = (Idempotency.of("day", "K1", FactIn(prompt=asked, target="t")) for asked in ("prompt of k", prompt))
+    first, again = (Idempotency.of("day", "K1", {"prompt": asked, "target": "t"}) for asked in ("prompt of k", prompt))
     now = time.time()
     async with holding(server.url) as tenants:
         with monkeypatch.context() as yesterday:
@@ -141,11 +140,11 @@ async def test_a_key_used_again_after_a_day_has_its_new_answer(server: Server, p
             await tenants.write("day", replace(fact("k"), created_at=time.time()), answer=first.answer)
         assert await again.recall(tenants.store, "day") is None
         await tenants.write("day", replace(fact("new", prompt), created_at=now), answer=again.answer)
-        assert (written := await again.recall(tenants.store, "day")) is not None and written.id == "new"
+        assert (written := await again.recall(tenants.store, "day")) is not None and written["id"] == "new"
         await Expiry(tenants)._discard_answers()
         if prompt == "another prompt":
             await tenants.forget("day", "k")
-        assert (written := await again.recall(tenants.store, "day")) is not None and written.id == "new"
+        assert (written := await again.recall(tenants.store, "day")) is not None and written["id"] == "new"
         await tenants.forget("day", "new")
         with pytest.raises(AnswerSpent):
             await again.recall(tenants.store, "day")
