@@ -26,16 +26,15 @@ from memory.episodic import EpisodicMemory
 from memory.errors import FactNotFound
 from memory.excerpt import Selection
 from memory.fact import Fact, Scalar
-from memory.query import Query, Reading
-from memory.scope.rules import AS_IT_IS, ScopeChoice
+from memory.query import AS_IT_IS, Considered, Query, Reading, ScopeChoice
 from memory.scope.two_hops import best
 from models.engine.sampling import Generation, Sampling
-from models.model import Model, Prompt, asked_by
+from models.model import EncodedFact, Model, Prompt, asked_by
 
 Use = Literal["auto", "on", "off"]
 T = TypeVar("T")
 U = TypeVar("U")
-READ_TOGETHER = 8  # queries that one job reads with, and with the judge
+READ_TOGETHER = 8  # queries that one job reads with, and with the reader
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,7 @@ class Request:
         scope: how it is decided, where not as the server does.
         hops: 2 lets a fact be asked for by what another one answers (memory.scope.two_hops).
         asks: texts that may ask for a fact, tried in order until one is in scope; empty: the prompt.
+        before: the turns of the conversation before what is asked.
     """
 
     prompt: str
@@ -97,6 +97,7 @@ class Request:
     exclude: Sequence[str] = ()
     include_only: Sequence[str] | None = None
     asks: Sequence[str] = ()
+    before: str = ""
     as_of: int | None = None
     scope: ScopeChoice = AS_IT_IS
     hops: int = 1
@@ -111,6 +112,8 @@ class Read:
         used: whether the memory conditions the answer.
         similarities: cosine of the query with each fact that spoke.
         read_by: by what the reading's query finds facts.
+        considered: the facts that scope weighed for the best query, those that are still there.
+        maybe: the probability from which a fact may be meant.
     """
 
     tokens: list[int]
@@ -120,6 +123,8 @@ class Read:
     similarities: Mapping[str, float]
     seconds: float
     read_by: Literal["meaning", "wording"]
+    considered: Sequence[tuple[Fact, Considered]] = ()
+    maybe: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -159,11 +164,11 @@ class Service:
             PromiseBroken, VersionConflict, QueueFull
         """
         started = time.perf_counter()
-        key, code = await self.encode(prompt, target)
+        encoded = await self.encode(prompt, target)
         encode_s = time.perf_counter() - started
         now = time.time()
         expires_at = None if ttl_s is None else now + ttl_s
-        fact = Fact(fact_id or str(ULID()), prompt, target, key, code, now, dict(metadata or {}), expires_at=expires_at)
+        fact = encoded.fact(fact_id or str(ULID()), prompt, target, now, metadata or {}, expires_at)
         if answer is None and on_conflict == "supersede":
             committed = await self.writes.write(tenant, fact)
         else:
@@ -173,8 +178,8 @@ class Service:
         self._observe("write", encode_s, committed, total_s)
         return Taught(committed.change.fact, committed, encode_s, total_s)
 
-    async def encode(self, prompt: str, target: str) -> tuple[Tensor, Tensor]:
-        """Address key and value code of a fact. Raises EmptyText, PromptTooLong, TargetTooLong, QueueFull."""
+    async def encode(self, prompt: str, target: str) -> EncodedFact:
+        """A fact's keys and value code. Raises EmptyText, PromptTooLong, TargetTooLong, QueueFull."""
         with tracing.span("encode"):
             return await self.worker.run_together(self.model.encode_facts, (prompt, target))
 
@@ -194,7 +199,7 @@ class Service:
         """
         started = time.perf_counter()
         known = (await self.tenants.fresh(tenant)).get(fact_id)
-        code = None if target is None else (await self.encode(known.prompt, target))[1]
+        encoded = None if target is None else await self.encode(known.prompt, target)
         encode_s = time.perf_counter() - started
         expires_at = None if ttl_s is None else time.time() + ttl_s
 
@@ -202,7 +207,8 @@ class Service:
             return replace(
                 fact,
                 target=fact.target if target is None else target,
-                code=fact.code if code is None else code,
+                code=fact.code if encoded is None else encoded.code,
+                statement=fact.statement if encoded is None else encoded.statement,
                 metadata=fact.metadata if metadata is None else dict(metadata),
                 expires_at=fact.expires_at if expires_at is None else expires_at,
             )
@@ -213,28 +219,27 @@ class Service:
         self._observe("write", encode_s, committed, total_s)
         return Taught(committed.change.fact, committed, encode_s, total_s)
 
-    async def encode_many(self, texts: Sequence[tuple[str, str]]) -> list[tuple[Tensor, Tensor] | Exception]:
-        """Address key and value code of each (prompt, target) with few forward passes, or why it has none. Raises QueueFull, NotReady."""
+    async def encode_many(self, texts: Sequence[tuple[str, str]]) -> list[EncodedFact | Exception]:
+        """Keys and value code of each (prompt, target) with few forward passes, or why it has none. Raises QueueFull, NotReady."""
         with tracing.span("encode", facts=len(texts)):
             return await self._encoded(partial(each, self.model.encode_facts), texts)
 
     async def prepare(self, facts: Sequence[NewFact]) -> Encoded:
         """Facts with their keys and codes, to be written by `write_many`. Raises QueueFull."""
         started = time.perf_counter()
-        encoded: Sequence[tuple[Tensor, Tensor] | Exception]
+        encoded: Sequence[EncodedFact | Exception]
         try:
             encoded = await self.encode_many([(fact.prompt, fact.target) for fact in facts])
         except NotReady as error:
             encoded = [error] * len(facts)
         now = time.time()
         rows: list[tuple[OnConflict, Fact | Exception]] = []
-        for f, code in zip(facts, encoded, strict=True):
-            if isinstance(code, Exception):
-                rows.append((f.on_conflict, code))
+        for f, outcome in zip(facts, encoded, strict=True):
+            if isinstance(outcome, Exception):
+                rows.append((f.on_conflict, outcome))
                 continue
             expires_at = None if f.ttl_s is None else now + f.ttl_s
-            fact = Fact(f.id or str(ULID()), f.prompt, f.target, *code, now, dict(f.metadata), expires_at=expires_at)
-            rows.append((f.on_conflict, fact))
+            rows.append((f.on_conflict, outcome.fact(f.id or str(ULID()), f.prompt, f.target, now, f.metadata, expires_at)))
         return Encoded(rows, time.perf_counter() - started)
 
     async def write_many(self, tenant: str, encoded: Encoded) -> list[Taught | Exception]:
@@ -282,16 +287,17 @@ class Service:
         started = time.perf_counter()
         asks = [await asyncio.to_thread(asked_by, text) for text in asked.asks or [asked.prompt]] if asked.use != "off" else []
         sentences = tuple(dict.fromkeys(text for texts in asks for text in texts))
-        prompt = Prompt(asked.prompt, asked.sampling.max_new_tokens, sentences)
+        prompt = Prompt(asked.prompt, asked.sampling.max_new_tokens, sentences, asked.before)
         with tracing.span("encode"):
             understood = await self.worker.run_together(self.model.encode_prompts, prompt)
         self.metrics.encode.observe(time.perf_counter() - started)
         memory = await self.tenants.fresh(tenant)
         reading, version, similarities = None, memory.version, {}
-        keys = dict(understood.queries)
+        encoded = {query.text: query for query in understood.queries}
+        keys = {text: query.key for text, query in encoded.items()}
         if asked.use != "off":
             for texts in asks:
-                queries = [Query(text, keys[text], part) for text, part in texts.items()]
+                queries = [Query(text, keys[text], part, encoded[text].statement, asked.before) for text, part in texts.items()]
                 reading, version = await self._reading(tenant, asked, queries, keys)
                 if reading.in_scope:
                     break
@@ -304,7 +310,8 @@ class Service:
         seconds = time.perf_counter() - started
         self.metrics.read.observe(seconds)
         read_by = self.model.read_by(asked.prompt if reading is None else reading.query)
-        return Read(understood.tokens, reading, used, version, similarities, seconds, read_by)
+        maybe = 1.0 if self.model.scope is None else self.model.scope.calibration.maybe
+        return Read(understood.tokens, reading, used, version, similarities, seconds, read_by, self._considered(memory, reading), maybe)
 
     async def _reading(
         self, tenant: str, asked: Request, queries: Sequence[Query], keys: dict[str, Tensor]
@@ -314,10 +321,10 @@ class Service:
         read = partial(self.tenants.read, tenant, selection=selection, choice=asked.scope)
         reading, version = await read(queries)
         if asked.hops > 1 and (texts := await self.tenants.bridges(tenant, queries, selection)):
-            encoded = await self._encoded(self.model.encoder.keys, texts)
-            keys |= zip(texts, encoded, strict=True)
+            encoded = await self._encoded(self.model.encode_texts, texts)
+            keys |= {query.text: query.key for query in encoded}
             further = list[Reading]()
-            for part in _parts([Query(*pair) for pair in zip(texts, encoded, strict=True)], READ_TOGETHER):
+            for part in _parts([Query(query.text, query.key, None, query.statement) for query in encoded], READ_TOGETHER):
                 found, seen = await read(part)
                 further.append(found)
                 version = min(version, seen)
@@ -334,6 +341,14 @@ class Service:
         with suppress(FactNotFound):  # one of them was forgotten meanwhile
             return {fact_id: float(memory.get(fact_id).key.numpy() @ query) for fact_id, _ in reading.facts}
         return {}
+
+    @staticmethod
+    def _considered(memory: EpisodicMemory, reading: Reading | None) -> list[tuple[Fact, Considered]]:
+        found = []
+        for considered in reading.considered if reading else ():
+            with suppress(FactNotFound):  # it was forgotten meanwhile
+                found.append((memory.get(considered.fact), considered))
+        return found
 
     async def readout(self, read: Read) -> str | None:
         """What the memory says, as text, in scope or not."""

@@ -22,8 +22,8 @@ from memory.free_slots import FreeSlots
 from memory.packed_fact import pack, size_bytes
 from memory.page import Page, PageSettings, StoredPage
 from memory.placement import Placement
+from memory.query import Detector
 from memory.readable import PageRows, Readable
-from memory.scope.rules import Scope
 from memory.view import View
 
 SOLVE_AT = 16  # so many new facts of a page are cheaper solved at once than bordered one by one
@@ -40,7 +40,7 @@ class EpisodicMemory(Readable):
         device: where the pages' algebra runs.
     """
 
-    def __init__(self, dim: int, settings: PageSettings, scope: Scope, device: torch.device | str = "cpu") -> None:
+    def __init__(self, dim: int, settings: PageSettings, scope: Detector, device: torch.device | str = "cpu") -> None:
         self.dim, self.settings, self.scope, self.device = dim, settings, scope, device
         self.view = View()  # of the newest version; any thread may take it and look through it
         self._pages: dict[int, PageRows] = {}
@@ -54,7 +54,7 @@ class EpisodicMemory(Readable):
         cls,
         dim: int,
         settings: PageSettings,
-        scope: Scope,
+        scope: Detector,
         *,
         pages: Mapping[int, StoredPage],
         changes: Sequence[Change],
@@ -125,6 +125,9 @@ class EpisodicMemory(Readable):
     def get(self, fact_id: str) -> Fact:
         """Raises FactNotFound."""
         return self._fact_index.get(fact_id)
+
+    def nearest_statements(self, keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        return self._fact_index.nearest_statements(keys, count)
 
     def _told_apart(self, query: str, found: Sequence[tuple[str, float]], exclude: Collection[str]) -> list[tuple[Fact, float]]:
         return self._fact_index.candidates(query, found, exclude)

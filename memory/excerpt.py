@@ -92,20 +92,12 @@ class Excerpt(Readable):
         return replace(self._facts[self._row(fact_id)], until=0)
 
     def nearest(self, keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
-        """As of a memory. Its keys are read where they are, a span at a time: a matrix of all would be a second directory."""
-        if not self._facts:
-            return [[] for _ in keys]
-        best = []
-        for first in range(0, len(self), SPAN):
-            some = torch.stack([fact.key for fact in self._facts[first : first + SPAN]]) @ keys.T  # (SPAN, B)
-            top = some.topk(min(count, len(some)), dim=0)
-            best.append((top.values, top.indices + first))
-        values, rows = (torch.cat(of_spans) for of_spans in zip(*best, strict=True))  # (n, B)
-        order = values.topk(min(count, len(values)), dim=0).indices
-        return [
-            [(self._facts[row].id, similarity) for row, similarity in zip(rows[at, b].tolist(), values[at, b].tolist(), strict=True)]
-            for b, at in enumerate(order.T)
-        ]
+        """As of a memory."""
+        return _nearest([(fact.id, fact.key) for fact in self._facts], keys, count)
+
+    def nearest_statements(self, keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """As of a memory."""
+        return _nearest([(fact.id, fact.statement) for fact in self._facts if fact.statement is not None], keys, count)
 
     def _told_apart(self, query: str, found: Sequence[tuple[str, float]], exclude: Collection[str]) -> list[tuple[Fact, float]]:
         twins: dict[str, list[tuple[Fact, float]]] = defaultdict(list)
@@ -120,3 +112,21 @@ class Excerpt(Readable):
         rows = sorted((fact for fact, page in zip(self._facts, self._pages, strict=True) if page == own), key=lambda fact: fact.version)
         page = Page.of(self._settings, self._dim, [self._address(f) for f in rows], [f.code for f in rows], self._device)
         return PageRows(page, tuple(fact.id for fact in rows))
+
+
+def _nearest(facts: Sequence[tuple[str, Tensor]], keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
+    """For each key (B, D) the `count` nearest of the facts (id, key). Their keys are read where they are, a span at a time: a matrix of
+    all would be a second index."""
+    if not facts:
+        return [[] for _ in keys]
+    best = []
+    for first in range(0, len(facts), SPAN):
+        some = torch.stack([key for _, key in facts[first : first + SPAN]]) @ keys.T  # (SPAN, B)
+        top = some.topk(min(count, len(some)), dim=0)
+        best.append((top.values, top.indices + first))
+    values, rows = (torch.cat(of_spans) for of_spans in zip(*best, strict=True))  # (n, B)
+    order = values.topk(min(count, len(values)), dim=0).indices
+    return [
+        [(facts[row][0], similarity) for row, similarity in zip(rows[at, b].tolist(), values[at, b].tolist(), strict=True)]
+        for b, at in enumerate(order.T)
+    ]

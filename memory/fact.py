@@ -23,6 +23,7 @@ class Fact:
         until: log position from which on a newer fact stands in its place and this one is kept as history; 0 while it
             is current.
         answer: digest of the Idempotency-Key it was taught with; empty without one.
+        statement: (S,) float32 unit key of the whole fact, prompt and target, on the CPU; None for facts of a version that made none.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Fact:
     expires_at: float | None = None
     until: int = 0
     answer: str = ""
+    statement: Tensor | None = None
 
 
 def is_current(fact: Fact) -> bool:
@@ -50,4 +52,5 @@ def was_there(fact: Fact, version: int) -> bool:
 
 def held_bytes(fact: Fact) -> int:
     """About how many bytes a fact and its entry in the directory take in memory, without its row of a page."""
-    return 8 * len(fact.key) + 4 * len(fact.code) + len(fact.prompt) + len(fact.target) + 1500
+    keys = len(fact.key) + (0 if fact.statement is None else len(fact.statement))
+    return 9 * keys + 4 * len(fact.code) + len(fact.prompt) + len(fact.target) + 1500

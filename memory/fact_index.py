@@ -33,6 +33,7 @@ class FactIndex:
         self._history: dict[int, set[str]] = {}  # by page
         self._spans = Spans()
         self._key_index = KeyIndex(dim)
+        self._statements = KeyIndex(0)  # of the facts that have a statement key; it is as wide as the first of them
 
     def __len__(self) -> int:
         """How many facts there are, history not counted."""
@@ -46,7 +47,7 @@ class FactIndex:
     @property
     def size_bytes(self) -> int:
         """About how many bytes the facts and their entries take, and rows of the directory that are spare."""
-        return self._held + self._key_index.spare_bytes
+        return self._held + self._key_index.spare_bytes + self._statements.spare_bytes
 
     def __contains__(self, fact_id: str) -> bool:
         return fact_id in self._facts
@@ -90,8 +91,12 @@ class FactIndex:
         return View(version, self._spans.frozen(), len(self), self.history)
 
     def nearest(self, queries: Tensor, count: int) -> list[list[tuple[str, float]]]:
-        """As Directory.nearest."""
+        """As KeyIndex.nearest."""
         return self._key_index.nearest(queries, count)
+
+    def nearest_statements(self, queries: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """As `nearest`, by statement keys (B, S)."""
+        return self._statements.nearest(queries, count)
 
     def candidates(self, query: str, found: Sequence[tuple[str, float]], exclude: Collection[str]) -> list[tuple[Fact, float]]:
         """Facts that are found near a query, each with its similarity. Of those that an encoder sees alike there is one: the one that
@@ -122,6 +127,10 @@ class FactIndex:
         self._spans.add(facts, page)
         if current := [fact for fact in facts if not fact.until]:
             self._key_index.add([fact.id for fact in current], torch.stack([fact.key for fact in current]))
+        if stated := [(fact.id, fact.statement) for fact in current if fact.statement is not None]:
+            if not len(self._statements):
+                self._statements = KeyIndex(len(stated[0][1]))
+            self._statements.add([fact_id for fact_id, _ in stated], torch.stack([key for _, key in stated]))
 
     def remove(self, fact_id: str) -> Fact:
         fact, page = self._facts.pop(fact_id), self._page_of.pop(fact_id)
@@ -134,6 +143,8 @@ class FactIndex:
                 del self._history[page]
             return fact
         self._key_index.remove(fact_id)
+        if fact.statement is not None:
+            self._statements.remove(fact_id)
         sight = seen(self.identity(fact.prompt))
         if left := tuple(held for held in self._twins[sight] if held != fact_id):
             self._twins[sight] = left

@@ -1,10 +1,11 @@
-"""A fact as bytes: its description as JSON, its key and its code."""
+"""A fact as bytes: its description as JSON, its keys and its code."""
 
 from __future__ import annotations
 
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,10 +18,13 @@ _FORMAT = 1
 
 
 def pack(fact: Fact) -> bytes:
-    """Description as JSON, key and code as little-endian float32."""
-    head = json.dumps(describe(fact), ensure_ascii=False, separators=(",", ":")).encode()
-    key, code = (tensor.numpy().astype("<f4").tobytes() for tensor in (fact.key, fact.code))
-    return b"".join((_HEAD.pack(_FORMAT, len(head), len(key)), head, key, code))
+    """Description as JSON, key, code and statement key as little-endian float32. The description tells how long a statement key is
+    (`"stated"`); a fact without one has the bytes that earlier versions wrote."""
+    stated = {} if fact.statement is None else {"stated": len(fact.statement)}
+    head = json.dumps(describe(fact) | stated, ensure_ascii=False, separators=(",", ":")).encode()
+    tensors = (fact.key, fact.code) if fact.statement is None else (fact.key, fact.code, fact.statement)
+    key, *rest = (tensor.numpy().astype("<f4").tobytes() for tensor in tensors)
+    return b"".join((_HEAD.pack(_FORMAT, len(head), len(key)), head, key, *rest))
 
 
 def unpack(raw: bytes) -> Fact:
@@ -35,7 +39,9 @@ def unpack(raw: bytes) -> Fact:
             raise CorruptRecord(f"a record has format {form}, wanted {_FORMAT}")
         described = json.loads(raw[_HEAD.size : _HEAD.size + text])
         floats = raw[_HEAD.size + text :]
-        return recall(described, tensor(floats[:key]), tensor(floats[key:]))
+        end = len(floats) - 4 * described.pop("stated", 0)
+        fact = recall(described, tensor(floats[:key]), tensor(floats[key:end]))
+        return fact if end == len(floats) else replace(fact, statement=tensor(floats[end:]))
     except (struct.error, ValueError, TypeError) as error:
         raise CorruptRecord(f"a record cannot be read: {error!r}") from error
 
@@ -62,7 +68,8 @@ def recall(described: Mapping[str, object], key: torch.Tensor, code: torch.Tenso
 def size_bytes(fact: Fact) -> int:
     """About how many bytes the fact has in a log entry, never fewer. Raises what `pack` would."""
     text = json.dumps(describe(fact), ensure_ascii=False).encode()
-    return len(text) + 4 * (len(fact.key) + len(fact.code)) + 512
+    floats = len(fact.key) + len(fact.code) + (0 if fact.statement is None else len(fact.statement))
+    return len(text) + 4 * floats + 512
 
 
 def tensor(raw: bytes) -> torch.Tensor:

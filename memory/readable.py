@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +11,8 @@ from torch import Tensor
 
 from memory.fact import Fact, is_current
 from memory.page import Page
-from memory.query import Query, Reading
+from memory.query import AS_IT_IS, Candidate, Detector, Query, Reading, ScopeChoice, ScopeDecision, parts
 from memory.readout import Readout
-from memory.scope.questions import parts
-from memory.scope.rules import AS_IT_IS, Scope, ScopeChoice, ScopeDecision
 from memory.spelling import address, closeness, normalise
 
 SPOKE = 8  # how many facts a reading names
@@ -42,7 +40,7 @@ class Readable(ABC):
         version: as of which they are read.
     """
 
-    scope: Scope
+    scope: Detector
     version: int
 
     @abstractmethod
@@ -56,6 +54,10 @@ class Readable(ABC):
     @abstractmethod
     def nearest(self, keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
         """For each key (B, D) the `count` nearest facts' (id, cosine), nearest first."""
+
+    @abstractmethod
+    def nearest_statements(self, keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """As `nearest`, for statement keys (B, S), of the facts that have one."""
 
     @abstractmethod
     def _told_apart(self, query: str, found: Sequence[tuple[str, float]], exclude: Collection[str]) -> list[tuple[Fact, float]]:
@@ -82,28 +84,43 @@ class Readable(ABC):
             self.get(fact_id)
         return self.reading(queries, self.decide(queries, self.candidates(queries, exclude), exclude, choice), exclude)
 
-    def candidates(self, queries: Sequence[Query], exclude: Collection[str] = ()) -> list[list[tuple[Fact, float]]]:
-        """For each query the nearest facts, as many as scope looks at, with their cosines."""
-        nearest = self.nearest(torch.stack([query.key for query in queries]), self.scope.candidates + len(set(exclude)))
-        pairs = zip(queries, nearest, strict=True)
-        return [self._told_apart(query.text, found, exclude)[: self.scope.candidates] for query, found in pairs]
+    def candidates(self, queries: Sequence[Query], exclude: Collection[str] = ()) -> list[list[Candidate]]:
+        """For each query the nearest facts by either key, as many as scope looks at, nearest first."""
+        by_prompt, by_statement = self.scope.by_prompt, self.scope.by_statement
+        nearest = self.nearest(torch.stack([query.key for query in queries]), by_prompt + len(set(exclude)))
+        found = [self._told_apart(query.text, near, exclude)[:by_prompt] for query, near in zip(queries, nearest, strict=True)]
+        stated = [query.statement for query in queries if query.statement is not None]
+        if by_statement and len(stated) == len(queries):
+            nearest = self.nearest_statements(torch.stack(stated), by_statement + len(set(exclude)))
+            further = [self._told_apart(query.text, near, exclude)[:by_statement] for query, near in zip(queries, nearest, strict=True)]
+            found = [one + other for one, other in zip(found, further, strict=True)]
+        return [self._candidates(query, {fact.id: fact for fact, _ in near}.values()) for query, near in zip(queries, found, strict=True)]
+
+    @staticmethod
+    def _candidates(query: Query, facts: Iterable[Fact]) -> list[Candidate]:
+        candidates = []
+        for fact in facts:
+            similarity = float(fact.key @ query.key)
+            stated = None if fact.statement is None or query.statement is None else float(fact.statement @ query.statement)
+            candidates.append(Candidate(fact, similarity, similarity if stated is None else stated))
+        return sorted(candidates, key=lambda one: -max(one.similarity, one.statement))
 
     def decide(
         self,
         queries: Sequence[Query],
-        candidates: Sequence[Sequence[tuple[Fact, float]]],
+        candidates: Sequence[Sequence[Candidate]],
         exclude: Collection[str] = (),
         choice: ScopeChoice = AS_IT_IS,
     ) -> list[ScopeDecision]:
-        """Scope's decision for each query and its candidates. It may ask the judge, which is a model's work."""
-        scope, left = self.scope.chosen(choice), len(self) - sum(is_current(self.get(fact_id)) for fact_id in set(exclude))
-        return [scope.decide(query.text, found, left, query.key) for query, found in zip(queries, candidates, strict=True)]
+        """Scope's decision for each query and its candidates. It may ask a reader, which is a model's work."""
+        left = len(self) - sum(is_current(self.get(fact_id)) for fact_id in set(exclude))
+        return self.scope.chosen(choice).decide_all(queries, candidates, left)
 
     def reading(self, queries: Sequence[Query], decisions: Sequence[ScopeDecision], exclude: Collection[str] = ()) -> Reading:
         """What the facts say to queries that are decided about."""
         query, decision = max(zip(queries, decisions, strict=True), key=lambda found: (found[1].score, found[1].similarity))
         if decision.fact is None:
-            return Reading(False, decision.score, decision.threshold, 0.0, 1.0, None, (), query.text)
+            return Reading(False, decision.score, decision.threshold, 0.0, 1.0, None, (), query.text, considered=decision.considered)
         own = decision.fact.id
         page, ids = self._page_without(own, exclude)
         readout = page.read(self._address(decision.fact))
@@ -123,6 +140,7 @@ class Readable(ABC):
             own,
             tuple((fact_id, found.code) for fact_id, found in recalled.items()),
             asked,
+            decision.considered,
         )
 
     def _recall(self, fact: Fact, exclude: Collection[str]) -> Readout:

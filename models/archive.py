@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -40,5 +41,5 @@ def digest(tensors: Mapping[str, Tensor], about: str = "") -> str:
     for name, tensor in sorted(tensors.items()):
         tensor = tensor.detach().cpu().contiguous()
         found.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        found.update(tensor.numpy().tobytes())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return found.hexdigest()

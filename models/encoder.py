@@ -78,6 +78,12 @@ class Encoder:
         lexical = torch.stack([self.lexical(*own) for own in zip(ids, unknown, strict=True)])  # (n, L)
         return torch.nn.functional.normalize(torch.cat([meaning.cpu(), 0.5**0.5 * lexical], 1))
 
+    @torch.inference_mode()
+    def meanings(self, texts: Sequence[str]) -> Tensor:
+        """(n, d) float32 unit sentence vectors on the CPU, a key's first part alone."""
+        ids = self.pieces(texts)
+        return torch.cat([self._meaning(ids[i : i + 32]) for i in range(0, len(ids), 32)]).cpu()
+
     def _meaning(self, ids: Sequence[Sequence[int]]) -> Tensor:
         if self._packed is not None:
             return torch.nn.functional.normalize(self._packed.means(ids))

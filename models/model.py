@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from memory.fact import Fact, Scalar
 from models.adapter import Adapter
 from models.code import SlotCode
 from models.device import pick
@@ -19,8 +21,8 @@ from models.engine.decoder import Decoder, Forced, Generation, Sampling
 from models.engine.pointer import Pointer, listed
 from models.engine.sequence import TextSequence
 from models.errors import EmptyText, ModelError, PromptTooLong, TargetTooLong
-from models.model_files import Parts
-from models.scope.judge import Judge
+from models.model_files import Parts, ScopeParts
+from models.scope.reader import statement
 from models.scope.script import ReadBy, Script
 from models.scope.sentences import clean, questions, split
 
@@ -52,14 +54,44 @@ class Prompt:
     prompt: str
     max_new_tokens: int
     sentences: tuple[str, ...]
+    before: str = ""
+
+
+class EncodedFact(NamedTuple):
+    """Address key (D,), value code (W,) and, of a model with a reader, statement key (S,); float32, on the CPU."""
+
+    key: Tensor
+    code: Tensor
+    statement: Tensor | None = None
+
+    def fact(
+        self,
+        fact_id: str,
+        prompt: str,
+        target: str,
+        created_at: float,
+        metadata: Mapping[str, Scalar] | None = None,
+        expires_at: float | None = None,
+    ) -> Fact:
+        """The fact that was encoded, not yet written."""
+        key, code, statement = self
+        return Fact(fact_id, prompt, target, key, code, created_at, dict(metadata or {}), expires_at=expires_at, statement=statement)
+
+
+class EncodedQuery(NamedTuple):
+    """A text that may ask for a fact, its address key (D,) and, of a model with a reader, its statement key (S,)."""
+
+    text: str
+    key: Tensor
+    statement: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """A prompt's token ids, and its sentences with their address keys (D,) float32."""
+    """A prompt's token ids, and its sentences."""
 
     tokens: list[int]
-    queries: tuple[tuple[str, Tensor], ...]
+    queries: tuple[EncodedQuery, ...]
 
 
 def asked_by(prompt: str) -> dict[str, int | None]:
@@ -73,11 +105,11 @@ class Model:
 
     Args:
         encoder, decoder, adapter: loaded parts that belong together (Adapter.check).
-        judge: what scope asks in doubt; None: nothing.
+        scope: what decides whether a fact is asked for; None: likeness and words alone.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, adapter: Adapter, judge: Judge | None = None) -> None:
-        self.encoder, self.decoder, self.adapter, self.judge = encoder, decoder, adapter, judge
+    def __init__(self, encoder: Encoder, decoder: Decoder, adapter: Adapter, scope: ScopeParts | None = None) -> None:
+        self.encoder, self.decoder, self.adapter, self.scope = encoder, decoder, adapter, scope
         self.script = Script(encoder.tokenizer)
         self.prefix = adapter.prefix.to(decoder.device)
         decoder.read_ahead(self.prefix.opening)
@@ -102,7 +134,7 @@ class Model:
         say: Callable[[str], None] = silent,
         *,
         update: Path | None = None,
-        judge: Path | None = None,
+        reader: str = "",
         release: bool = True,
     ) -> Model:
         """Locate, check and load all parts.
@@ -113,7 +145,8 @@ class Model:
             device: `auto`, `cpu`, `cuda`, `cuda:N`.
             cache: folder of converted weights.
             say: told about long steps.
-            update, judge: files of the encoder's low-rank update and of the judge; None is the shipped one.
+            update: file of the encoder's low-rank update; None is the shipped one.
+            reader: what decides whether a fact is asked for: a registered name, or a folder with a cross-encoder; empty for none.
             release: free what only transformers' own forward needs (Decoder.release).
 
         Raises:
@@ -121,17 +154,17 @@ class Model:
         """
         where = pick(device)
         hush()
-        found = Parts.find(decoder, adapter, update, judge, cache, say)
+        found = Parts.find(decoder, adapter, update, reader, cache, say)
         say(f"loading {decoder} on {where}")
         of, fitted = found.encoder, found.adapter
-        reader = Encoder.load(of.folder, where, idf=fitted.idf, fingerprint=of.fingerprint, update=found.update)
+        encoder = Encoder.load(of.folder, where, idf=fitted.idf, fingerprint=of.fingerprint, update=found.update)
         loaded = Decoder.load(found.decoder.folder, where, fingerprint=found.decoder.fingerprint, name=decoder)
         if release:
             loaded.release()
-        return cls(reader, loaded, fitted, Judge.load(of.folder, where, found.judge))
+        return cls(encoder, loaded, fitted, found.scope(where))
 
-    def encode_fact(self, prompt: str, target: str) -> tuple[Tensor, Tensor]:
-        """Address key (D,) and value code (W,) of a fact, float32 on the CPU.
+    def encode_fact(self, prompt: str, target: str) -> EncodedFact:
+        """A fact's keys and value code.
 
         Raises:
             EmptyText, PromptTooLong, TargetTooLong
@@ -141,12 +174,17 @@ class Model:
             raise outcome
         return outcome
 
-    def encode_facts(self, facts: Sequence[tuple[str, str]]) -> list[tuple[Tensor, Tensor] | ModelError]:
+    def encode_facts(self, facts: Sequence[tuple[str, str]]) -> list[EncodedFact | ModelError]:
         """As `encode_fact`, for several (prompt, target) with one forward pass; what is wrong with a fact stands in its place."""
         codes = [self._encode_target(prompt, target) for prompt, target in facts]
-        prompts = [clean(prompt) for (prompt, _), code in zip(facts, codes, strict=True) if isinstance(code, Tensor)]
-        keys = iter(self.encoder.keys(prompts) if prompts else ())
-        return [(next(keys), code) if isinstance(code, Tensor) else code for code in codes]
+        good = [fact for fact, code in zip(facts, codes, strict=True) if isinstance(code, Tensor)]
+        keys = iter(self.encoder.keys([clean(prompt) for prompt, _ in good]) if good else ())
+        statements = iter(self._statement_keys([statement(clean(prompt), target.strip()) for prompt, target in good]))
+        return [EncodedFact(next(keys), code, next(statements)) if isinstance(code, Tensor) else code for code in codes]
+
+    def _statement_keys(self, texts: Sequence[str]) -> Sequence[Tensor | None]:
+        """(S,) of each text; None without a reader."""
+        return list(self.scope.statements.meanings(texts)) if self.scope is not None and texts else [None] * len(texts)
 
     def _encode_target(self, prompt: str, target: str) -> Tensor | ModelError:
         if not any(map(str.isalnum, clean(prompt))):  # the encoder knows no other signs apart, and finds them alike with anything
@@ -165,21 +203,28 @@ class Model:
         """Token ids of prompts, and the address keys of what they ask, with one forward pass for all."""
         tokens = [self._prompt_tokens(asked.prompt, asked.max_new_tokens) for asked in prompts]
         good = [asked for asked, ids in zip(prompts, tokens, strict=True) if not isinstance(ids, ModelError)]
-        sentences = [sentence for asked in good for sentence in asked.sentences]
-        keys = iter(zip(sentences, self.encoder.keys(sentences) if sentences else (), strict=True))
+        sentences = [(sentence, asked.before) for asked in good for sentence in asked.sentences]
+        queries = iter(self.encode_texts([sentence for sentence, _ in sentences], [before for _, before in sentences]))
         return [
-            ids if isinstance(ids, ModelError) else EncodedPrompt(ids, tuple(islice(keys, len(asked.sentences))))
+            ids if isinstance(ids, ModelError) else EncodedPrompt(ids, tuple(islice(queries, len(asked.sentences))))
             for asked, ids in zip(prompts, tokens, strict=True)
         ]
 
-    def encode_query(self, prompt: str) -> list[tuple[str, Tensor, int | None]]:
-        """The prompt's sentences, each with its address key (D,) float32 and, where the prompt asks several questions,
-        the number of its question. Raises EmptyText."""
+    def encode_texts(self, texts: Sequence[str], before: Sequence[str] = ()) -> list[EncodedQuery]:
+        """Texts that may ask for a fact, with their keys. A statement key is that of the text behind the turns before it, of which the
+        address key knows nothing: a question may lean on them, or begin anew."""
+        if not texts:
+            return []
+        whole = [f"{said} {text}" if said else text for said, text in zip(before or [""] * len(texts), texts, strict=True)]
+        return list(map(EncodedQuery, texts, self.encoder.keys(texts), self._statement_keys(whole)))
+
+    def encode_query(self, prompt: str) -> list[tuple[str, Tensor, int | None, Tensor | None]]:
+        """The prompt's sentences, each with its address key (D,) float32, where the prompt asks several questions the number of its
+        question, and its statement key. Raises EmptyText."""
         if not prompt.strip():
             raise EmptyText("prompt")
         texts = asked_by(prompt)
-        keys = self.encoder.keys(list(texts))
-        return [(text, key, part) for (text, part), key in zip(texts.items(), keys, strict=True)]
+        return [(query.text, query.key, texts[query.text], query.statement) for query in self.encode_texts(list(texts))]
 
     def read_by(self, prompt: str) -> ReadBy:
         """By what a query finds a fact with this prompt, or this query a fact. Any thread may ask."""

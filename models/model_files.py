@@ -6,35 +6,64 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from models import adapter as adapters
 from models import weights
 from models.adapter import Adapter
+from models.encoder import Encoder
 from models.lora import LowRank
-from models.scope.judge import JudgeUpdate
+from models.scope.cross_encoder import CrossEncoder
+from models.scope.decision import Calibration
+from models.scope.reader import PairReader, Reader, ReaderUpdate
 from models.weights import Weights
 
 ENCODER = "minilm-l6"
+READER = "mpnet-base"
+CALIBRATION = "larimar-calibration.json"  # in a folder with a cross-encoder
+
+
+def calibration_file(reader: str) -> Path:
+    """Where the calibration of a reader lies: beside its update, or in its folder."""
+    return adapters.shipped(f"{READER}-reader").with_suffix(".json") if reader == READER else Path(reader) / CALIBRATION
+
+
+@dataclass(frozen=True)
+class ScopeParts:
+    """What decides whether a fact is asked for.
+
+    Attributes:
+        reader: reads a question beside a fact; calibration: what its log-odds mean.
+        statements: the encoder of statement keys.
+    """
+
+    reader: PairReader
+    calibration: Calibration
+    statements: Encoder
+
+    @property
+    def calibrated(self) -> bool:
+        return self.calibration.fits(self.reader.fingerprint)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Attributes: update: of the encoder; judge: what was trained for it."""
+    """Attributes: update: of the encoder; reader: the weights, or a folder with a cross-encoder; None: there is none."""
 
     decoder: Weights
     encoder: Weights
     adapter: Adapter
     update: LowRank
-    judge: JudgeUpdate
+    reader: Weights | Path | None
 
     @classmethod
-    def find(
-        cls, decoder: str, adapter: Path | None, update: Path | None, judge: Path | None, cache: Path, say: Callable[[str], None]
-    ) -> Parts:
+    def find(cls, decoder: str, adapter: Path | None, update: Path | None, reader: str, cache: Path, say: Callable[[str], None]) -> Parts:
         """Locate all parts.
 
         Args:
             decoder: registered name, folder or hub name.
-            adapter, update, judge: files; None is the shipped one.
+            adapter, update: files; None is the shipped one.
+            reader: a registered name that a reader is shipped for, or a folder with a cross-encoder; empty for none.
             cache: folder of converted weights.
             say: told about long steps.
 
@@ -50,6 +79,27 @@ class Parts:
         )
         refined = LowRank.load(update or adapters.shipped(ENCODER))
         refined.check(encoder_weights.fingerprint)
-        judging = JudgeUpdate.load(judge or adapters.shipped(f"{ENCODER}-judge"))
-        judging.check(encoder_weights.fingerprint)
-        return cls(decoder_weights, encoder_weights, fitted, refined, judging)
+        found: Weights | Path | None = None
+        if reader:
+            found = weights.locate(reader, cache, say) if reader == READER else Path(reader)
+        return cls(decoder_weights, encoder_weights, fitted, refined, found)
+
+    def scope(self, device: torch.device) -> ScopeParts | None:
+        """Load what decides whether a fact is asked for. Raises AdapterCorrupt, AdapterMismatch, WeightsMissing."""
+        if self.reader is None:
+            return None
+        update = LowRank.load(adapters.shipped(f"{ENCODER}-statements"))
+        update.check(self.encoder.fingerprint)
+        of = self.encoder
+        statements = Encoder.load(of.folder, device, idf=self.adapter.idf, fingerprint=of.fingerprint, update=update)
+        if isinstance(self.reader, Path):
+            return ScopeParts(CrossEncoder.load(self.reader, device), _calibration(str(self.reader)), statements)
+        trained = ReaderUpdate.load(adapters.shipped(f"{READER}-reader"))
+        trained.check(self.reader.fingerprint)
+        return ScopeParts(Reader(self.reader.folder, trained), _calibration(READER), statements)
+
+
+def _calibration(reader: str) -> Calibration:
+    """As fitted, or none: then log-odds are taken as they are."""
+    path = calibration_file(reader)
+    return Calibration.load(path) if path.is_file() else Calibration()

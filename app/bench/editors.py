@@ -19,7 +19,6 @@ from torch import Tensor
 from app.bench.statistic import summary
 from app.server.model_loading import scope_of
 from memory.episodic import EpisodicMemory
-from memory.fact import Fact
 from memory.page import PageSettings
 from memory.query import Query
 from models.engine.decoder import Decoder
@@ -84,8 +83,7 @@ def _edited(slow: Decoder, system: Editor, record: Record) -> tuple[float, Any, 
 def _written(model: Model, slow: Decoder, record: Record) -> tuple[float, Any, Answer]:
     memory = EpisodicMemory(model.key_dim, PageSettings(), scope_of(model))
     started = time.perf_counter()
-    key, code = model.encode_fact(record.prompt, record.target)
-    memory.apply([memory.plan_write(Fact("fact", record.prompt, record.target, key, code, 0.0, {}))])
+    memory.apply([memory.plan_write(model.encode_fact(record.prompt, record.target).fact("fact", record.prompt, record.target, 0.0))])
     elapsed = time.perf_counter() - started
 
     def answer(prompt: str, tokens: int) -> list[int]:

@@ -12,11 +12,12 @@ import typer
 from app import __version__
 from app.cli import audit_log, bench, evaluate, keys, talk, tenants
 from app.cli.audit import audit
+from app.cli.calibrate import calibrate
 from app.cli.chaos import chaos
 from app.cli.doctor import doctor
 from app.cli.train import train
 from app.cli.train_encoder import train_encoder
-from app.cli.train_judge import train_judge
+from app.cli.train_reader import train_reader
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Larimar Server: teach a language model, and make it forget.")
 models = typer.Typer(no_args_is_help=True, help="Weights of decoders and encoders.")
@@ -26,7 +27,8 @@ cli.add_typer(bench.cli, name="bench")
 cli.add_typer(keys.cli, name="keys")
 cli.command()(train)
 cli.command("train-encoder")(train_encoder)
-cli.command("train-judge")(train_judge)
+cli.command("train-reader")(train_reader)
+cli.command()(calibrate)
 cli.command()(chaos)
 cli.command()(audit)
 cli.add_typer(audit_log.cli, name="audit-log")

@@ -63,7 +63,8 @@ def _model(settings: Settings) -> Finding:
     from models.weights import MANIFEST, REGISTRY
 
     name, folder = settings.decoder, settings.weights_dir
-    missing = [part for part in (name, ENCODER) if part in REGISTRY and not (folder / part / MANIFEST).is_file()]
+    reader = "" if settings.reader == "none" else settings.reader
+    missing = [part for part in (name, ENCODER, reader) if part in REGISTRY and not (folder / part / MANIFEST).is_file()]
     try:
         check_decoder(settings)
         Adapter.load(settings.adapter or shipped(name), name)
@@ -71,8 +72,7 @@ def _model(settings: Settings) -> Finding:
             return Finding("model", f"{' and '.join(missing)} not in {folder}", "`larimar models fetch` gets weights, as does a start")
         if name not in REGISTRY and not Path(name).is_dir():
             return Finding("model", f"{name} is a hub name, and the hub was not asked", "`larimar models fetch` asks it", sure=False)
-        files = settings.adapter, settings.encoder_update, settings.judge
-        decoder = Parts.find(name, *files, folder, lambda _: None).decoder
+        decoder = Parts.find(name, settings.adapter, settings.encoder_update, reader, folder, lambda _: None).decoder
     except ModelError as error:
         return Finding("model", str(error), "`larimar models fetch` gets weights, `larimar train` makes an adapter")
     return Finding("model", f"{name} {decoder.fingerprint[:12]}, with its adapter and encoder")

@@ -74,15 +74,14 @@ def ask(
     prompt: Annotated[str, typer.Argument(help='such as "Who runs Acme Rockets?"')],
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="most tokens to generate")] = 32,
     memory: Annotated[str, typer.Option("--memory", help="auto, on or off")] = "auto",
-    threshold: Annotated[float | None, typer.Option("--scope-threshold", help="score a fact must reach, not the calibrated")] = None,
-    strict: Annotated[bool | None, typer.Option("--strict/--not-strict", help="judge nearly like statements, too, or not")] = None,
+    probability: Annotated[float | None, typer.Option("--probability", help="a fact must have, not the calibrated one")] = None,
     hops: Annotated[int, typer.Option("--hops", min=1, max=2, help="2: ask also by what another fact answers")] = 1,
     answer_only: Annotated[bool, typer.Option("--answer-only", help="end where a fact of the memory has been said")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="in the decoder's chat template")] = False,
     as_json: Json = False,
 ) -> None:
     """Ask, and see which facts answered."""
-    asked = {"memory": memory, "scope_threshold": threshold, "scope_strict": strict, "hops": hops, "answer_only": answer_only}
+    asked = {"memory": memory, "scope_probability": probability, "hops": hops, "answer_only": answer_only}
     answer: CompletionOut | GenerateOut
     with connected() as client:
         answer = _chat(client, prompt, tokens, asked) if chat else client.generate(prompt, max_new_tokens=tokens, **asked)

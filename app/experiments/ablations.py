@@ -16,6 +16,7 @@ from app.experiments.setup import Setup, bar, console
 from app.server.model_loading import scope_of
 from app.server.settings import Settings
 from memory.page import PageSettings
+from memory.query import Detector
 from memory.scope.rules import Scope
 from models.code import OCCUPIED
 from models.encoder import Encoder
@@ -26,8 +27,10 @@ from models.evaluation.run import run
 from models.model import Model, Readouts
 from models.model_files import Parts
 from models.prefix import CLOSING, OPENING, Prefix
+from models.scope.sentences import clean
 
-Variant = tuple[str, Callable[[Setup], tuple[Model, PageSettings, Scope]]]
+TERMS = ("conflict", "agreement", "frame", "whole_frame", "news", "misfit")
+Variant = tuple[str, Callable[[Setup], tuple[Model, PageSettings, Detector]]]
 
 
 def ablations(setup: Setup) -> Table:
@@ -61,25 +64,26 @@ def ablations(setup: Setup) -> Table:
 def _variants() -> Iterator[Variant]:
     yield "all parts", lambda s: _with(s)
     yield "pseudo-inverse addressing (the paper's)", lambda s: _with(s, pages=PageSettings(addressing="pseudo-inverse"))
-    yield "readouts not cleaned up", lambda s: _with(s, _Raw(s.model.encoder, s.model.decoder, s.model.adapter))
-    yield "no pointer", lambda s: _with(s, _Pointless(s.model.encoder, s.model.decoder, s.model.adapter))
+    yield "readouts not cleaned up", lambda s: _with(s, _Raw(s.model.encoder, s.model.decoder, s.model.adapter, s.model.scope))
+    yield "no pointer", lambda s: _with(s, _Pointless(s.model.encoder, s.model.decoder, s.model.adapter, s.model.scope))
     yield "prefix untrained: constants as at the start", lambda s: _with(s, _prefix(s.model, _untrained))
     yield "prefix without its MLP and positions", lambda s: _with(s, _prefix(s.model, _constants))
     yield "keys of meaning alone", lambda s: _with(s, _encoder(s.model, _Meaning))
-    yield "keys of words alone", lambda s: _with(s, _encoder(s.model, _Words), meaning=0)
+    yield "keys of words alone", lambda s: _with(s, _encoder(s.model, _Words))
     yield "encoder without its update", lambda s: _with(s, _frozen(s))
-    for term in ("conflict", "agreement", "frame", "news", "misfit"):
-        off: dict[str, Any] = {term: 0.0} | ({"whole_frame": 0.0} if term == "frame" else {})
-        yield f"scope without {term}", lambda s, off=off: _with(s, **off)  # type: ignore[misc]
-    yield "scope without the judge", lambda s: _with(s, judge=None)
-    terms = ("conflict", "agreement", "frame", "whole_frame", "news", "misfit", "judgement", "shortfall")
-    nothing: dict[str, Any] = dict.fromkeys(terms, 0.0)
-    yield "scope by likeness alone", lambda s: _with(s, **nothing)
-    yield "no scope: every prompt is answered by the nearest fact", lambda s: _with(s, threshold=-9.0)
+    yield "scope by words and likeness, without a reader", lambda s: _with(s, scope=_words(s.model))
+    yield "scope by likeness alone", lambda s: _with(s, scope=_words(s.model, **dict.fromkeys(TERMS, 0.0)))
+    yield "no scope: every prompt is answered by the nearest fact", lambda s: _with(s, scope=_words(s.model, threshold=-9.0))
 
 
-def _with(setup: Setup, model: Model | None = None, pages: PageSettings | None = None, **scope: Any) -> tuple[Model, PageSettings, Scope]:
-    return model or setup.model, pages or setup.pages, replace(scope_of(setup.model), **scope)
+def _with(
+    setup: Setup, model: Model | None = None, pages: PageSettings | None = None, scope: Detector | None = None
+) -> tuple[Model, PageSettings, Detector]:
+    return model or setup.model, pages or setup.pages, scope or scope_of(setup.model)
+
+
+def _words(model: Model, **terms: float) -> Scope:
+    return Scope(meaning=model.encoder.meaning_dim, clean=clean, literal=model.script.literal, **terms)  # type: ignore[arg-type]
 
 
 class _Pointless(Model):
@@ -130,10 +134,10 @@ def _encoder(model: Model, kind: type[Encoder]) -> Model:
 
 def _frozen(setup: Setup) -> Model:
     settings = Settings()
-    parts = Parts.find(setup.model.name, setup.adapter, None, None, settings.weights_dir, console.print)
+    parts = Parts.find(setup.model.name, setup.adapter, None, "", settings.weights_dir, console.print)
     of = parts.encoder
     frozen = Encoder.load(of.folder, setup.model.device, idf=setup.model.adapter.idf, fingerprint=of.fingerprint)
-    return Model(frozen, setup.model.decoder, setup.model.adapter)
+    return Model(frozen, setup.model.decoder, setup.model.adapter, setup.model.scope)
 
 
 def _prefix(model: Model, change: Callable[[Model, Prefix], None]) -> Model:

@@ -6,10 +6,8 @@ import time
 from collections.abc import Sequence
 
 from memory.episodic import EpisodicMemory
-from memory.fact import Fact
 from memory.page import PageSettings
-from memory.query import Query, Reading
-from memory.scope.rules import Scope
+from memory.query import Detector, Query, Reading
 from memory.scope.two_hops import best, bridges
 from models.evaluation.records import Record
 from models.evaluation.systems import Ask, in_prompt
@@ -29,7 +27,7 @@ class Recall:
         write_s: seconds of every write, encoding included, are appended here.
     """
 
-    def __init__(self, model: Model, settings: PageSettings, scope: Scope) -> None:
+    def __init__(self, model: Model, settings: PageSettings, scope: Detector) -> None:
         self.model, self.settings, self.scope = model, settings, scope
         self.memory = self._empty()
         self.write_s: list[float] = []
@@ -41,9 +39,9 @@ class Recall:
     def teach(self, record: Record) -> str:
         """Write a record's fact; returns its id."""
         started = time.perf_counter()
-        key, code = self.model.encode_fact(record.prompt, record.target)
+        encoded = self.model.encode_fact(record.prompt, record.target)
         self._count += 1
-        fact = Fact(f"fact-{self._count:06}", record.prompt, record.target, key, code, 0.0, {})
+        fact = encoded.fact(f"fact-{self._count:06}", record.prompt, record.target, 0.0)
         change = self.memory.plan_write(fact)
         self.memory.apply([change])
         self.write_s.append(time.perf_counter() - started)
@@ -59,7 +57,7 @@ class Recall:
         asked = queries(self.model, prompt)
         reading = self.memory.read(asked)
         if hops > 1 and (texts := bridges(self.memory, asked)):
-            further = self.memory.read([Query(*pair) for pair in zip(texts, self.model.encoder.keys(texts), strict=True)])
+            further = self.memory.read([Query(q.text, q.key, None, q.statement) for q in self.model.encode_texts(texts)])
             reading = best(reading, further)
         return reading
 

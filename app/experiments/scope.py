@@ -55,7 +55,7 @@ def _examine(setup: Setup, examined: Sequence[Record], taught: Sequence[Record])
         recall.prepare(record)
         asking += [_score(recall, prompt, record) for prompt in record.rephrases]
         others += [_score(recall, prompt) for prompt, _ in record.neighbours if normalise(prompt) not in known]
-    threshold = recall.scope.threshold_for(len(recall.memory))
+    threshold = recall.read(examined[0].prompt).threshold
     missed, let_in = rates(asking, others, threshold)
     curve = [(offset, *rates(asking, others, threshold + offset)) for offset in OFFSETS]
     return {

@@ -76,7 +76,7 @@ class Setup:
             "adapter": self.adapter.name if self.adapter else "shipped",
             "fingerprint": self.model.fingerprint[:16],
             "data": self.data.name,
-            "scope": {"threshold": self.settings.scope_threshold, "strict": self.settings.scope_strict},
+            "scope": {"reader": self.settings.reader, "probability": self.settings.scope_probability},
             "compared": list(self.systems),
             "seed": self.seed,
         }

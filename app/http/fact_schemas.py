@@ -25,6 +25,7 @@ class Exported(FactOut):
 
     key: str | None = None
     code: str | None = None
+    statement: str | None = None
 
 
 class ExportHead(Body):
@@ -50,6 +51,7 @@ class FactImport(Body):
     superseded_at: int | None = None
     key: str | None = Field(None, max_length=100_000)
     code: str | None = Field(None, max_length=100_000)
+    statement: str | None = Field(None, max_length=100_000)
 
 
 class ImportIn(Body):

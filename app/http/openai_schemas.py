@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from app.http.problems import Unsupported
-from app.http.schemas import Body, FactId, Hops, MemoryUse, ScopeStrict, ScopeThreshold, Stop, Usage
+from app.http.schemas import Body, FactId, Hops, MemoryUse, ScopeProbability, Stop, Usage
 
 NEUTRAL: dict[str, tuple[object, ...]] = {  # what these may say, since they then change nothing
     "n": (None, 1),
@@ -31,8 +31,7 @@ class MemoryControl(Body):
     memory: Literal["auto", "on", "off"] = "auto"
     exclude: list[FactId] = Field(default_factory=list, max_length=256)
     include_only: list[FactId] | None = Field(None, max_length=256)
-    scope_threshold: ScopeThreshold = None
-    scope_strict: ScopeStrict = None
+    scope_probability: ScopeProbability = None
     hops: Hops = 1
     answer_only: bool = False
 

@@ -189,11 +189,22 @@ class Receipts(BaseModel):
 
 class Scope(BaseModel):
     in_scope: bool
-    score: float
-    threshold: float
+    decision: Literal["in", "maybe", "out"] = Field(description="maybe: near enough to ask back")
+    score: float = Field(description="the probability that a fact answers")
+    threshold: float = Field(description="from which it is in scope")
     similarity: float
     variance: float
     read_by: ReadBy = Field(description=READ_BY)
+
+
+class ScopeCandidate(BaseModel):
+    """A fact that was read beside the question."""
+
+    id: str
+    prompt: str
+    target: str
+    probability: float = Field(description="that it answers, beside the other candidates and none of them")
+    span: str | None = Field(None, description="the words of it that answer, if the reader says")
 
 
 class Weight(BaseModel):
@@ -211,8 +222,7 @@ class Question(BaseModel):
     similarity: float = Field(description="cosine of the question with the fact's key")
 
 
-ScopeThreshold = Annotated[float | None, Field(ge=-1.0, le=2.0, description="score a fact must reach, instead of the calibrated one")]
-ScopeStrict = Annotated[bool | None, Field(description="judge statements that share a fifth of a fact's frame; else the server's choice")]
+ScopeProbability = Annotated[float | None, Field(gt=0.0, le=1.0, description="probability a fact must have, instead of the calibrated one")]
 Hops = Annotated[int, Field(ge=1, le=2, description="2: a fact may also be asked for by what another fact answers")]
 Parts = Annotated[list[Question], Field(description="the prompt's questions that are in scope, in their order, at most three")]
 
@@ -222,8 +232,7 @@ class QueryIn(Body):
     as_of: int | None = Field(None, ge=0, description="read the memory as it was at this version, of what is kept of it")
     exclude: list[FactId] = Field(default_factory=list, max_length=256)
     include_only: list[FactId] | None = Field(None, max_length=256)
-    scope_threshold: ScopeThreshold = None
-    scope_strict: ScopeStrict = None
+    scope_probability: ScopeProbability = None
     hops: Hops = 1
     timeout_s: float | None = Field(None, gt=0)
 
@@ -232,6 +241,7 @@ class QueryOut(BaseModel):
     scope: Scope
     facts: list[Weight] = Field(description="what spoke to `query`, most first, at most eight")
     parts: Parts = []
+    candidates: list[ScopeCandidate] = Field([], description="the facts that were read, the likeliest first")
     readout: str | None
     query: str
     version: int
@@ -250,8 +260,7 @@ class GenerateIn(Body):
     as_of: int | None = Field(None, ge=0, description="with the memory as it was at this version, of what is kept of it")
     exclude: list[FactId] = Field(default_factory=list, max_length=256, description="answer as if these facts were forgotten")
     include_only: list[FactId] | None = Field(None, max_length=256, description="answer as if there were only these facts")
-    scope_threshold: ScopeThreshold = None
-    scope_strict: ScopeStrict = None
+    scope_probability: ScopeProbability = None
     hops: Hops = 1
     answer_only: bool = Field(False, description="end the text where a fact of the memory has been said")
     timeout_s: float | None = Field(None, gt=0, description="an earlier deadline than the server's: 504 when it passes")

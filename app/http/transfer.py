@@ -21,6 +21,7 @@ from memory.fact import Fact
 from memory.packed_fact import tensor
 from memory.store.recovery import Salvaged
 from memory.view import View, rest
+from models.model import EncodedFact
 
 PART = 32  # facts of an export that are written at once: a millisecond or two
 
@@ -54,15 +55,16 @@ def _line(fact: Fact, codes: bool) -> Exported:
         version=fact.version,
         expires_at=fact.expires_at,
     )
-    return line.model_copy(update={"key": _encoded(fact.key), "code": _encoded(fact.code)}) if codes else line
+    if not codes:
+        return line
+    tensors = {"key": fact.key, "code": fact.code} | ({} if fact.statement is None else {"statement": fact.statement})
+    return line.model_copy(update={name: _encoded(values) for name, values in tensors.items()})
 
 
 async def imported(service: Service, tenant: str, body: ImportIn) -> list[ImportOutcome]:
     """Write the facts of an export; those without codes of this model are encoded first. Raises QueueFull, StoreUnavailable."""
     takes_codes = body.fingerprint == service.model.fingerprint
-    coded: list[tuple[Tensor, Tensor] | Exception | None] = [
-        _decoded(line.key, line.code) if takes_codes and line.key is not None and line.code is not None else None for line in body.facts
-    ]
+    coded: list[EncodedFact | Exception | None] = [_decoded(line) if takes_codes else None for line in body.facts]
     bare = [place for place, code in enumerate(coded) if code is None]
     encoded = await service.encode_many([(body.facts[place].prompt, body.facts[place].target) for place in bare])
     for place, code in zip(bare, encoded, strict=True):
@@ -77,12 +79,12 @@ async def imported(service: Service, tenant: str, body: ImportIn) -> list[Import
     return [_outcome(line.id, outcome) for line, outcome in zip(body.facts, outcomes, strict=True)]
 
 
-def _fact(line: FactImport, code: tuple[Tensor, Tensor] | Exception | None) -> Fact | Exception:
-    if not isinstance(code, tuple):
+def _fact(line: FactImport, code: EncodedFact | Exception | None) -> Fact | Exception:
+    if not isinstance(code, EncodedFact):
         assert code is not None
         return code
     created_at = time.time() if line.created_at is None else line.created_at
-    return Fact(line.id, line.prompt, line.target, *code, created_at, dict(line.metadata), expires_at=line.expires_at)
+    return code.fact(line.id, line.prompt, line.target, created_at, line.metadata, line.expires_at)
 
 
 def _outcome(fact_id: str, outcome: Committed | Exception) -> ImportOutcome:
@@ -99,8 +101,12 @@ def _encoded(values: Tensor) -> str:
     return base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()
 
 
-def _decoded(key: str, code: str) -> tuple[Tensor, Tensor] | BadKey:
+def _decoded(line: FactImport) -> EncodedFact | BadKey | None:
+    """Its keys and code; None if it has none."""
+    if line.key is None or line.code is None:
+        return None
     try:
-        return tensor(base64.b64decode(key, validate=True)), tensor(base64.b64decode(code, validate=True))
+        key, code = (tensor(base64.b64decode(values, validate=True)) for values in (line.key, line.code))
+        return EncodedFact(key, code, None if line.statement is None else tensor(base64.b64decode(line.statement, validate=True)))
     except (binascii.Error, ValueError):
         return BadKey("a key or code is no base64 of float32 values")

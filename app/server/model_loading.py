@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.server.settings import Settings
-from memory.scope.rules import Scope, ScopeChoice
+from memory.query import Detector, ScopeChoice
+from memory.scope.rules import Scope
 from models.adapter import shipped, train_command
 from models.errors import ModelError
 from models.model import Model
+from models.scope.learned import LearnedScope
 from models.scope.sentences import clean
 from models.weights import REGISTRY
 
@@ -50,12 +52,16 @@ def model_of(settings: Settings, say: Callable[[str], None], *, release: bool = 
         settings.weights_dir,
         say,
         update=settings.encoder_update,
-        judge=settings.judge,
+        reader="" if settings.reader == "none" else settings.reader,
         release=release,
     )
 
 
-def scope_of(model: Model, settings: Settings | None = None) -> Scope:
-    """The detector for a model's keys, as calibrated or as the settings have it."""
-    scope = Scope(meaning=model.encoder.meaning_dim, clean=clean, literal=model.script.literal, judge=model.judge)
-    return scope if settings is None else scope.chosen(ScopeChoice(settings.scope_threshold, settings.scope_strict))
+def scope_of(model: Model, settings: Settings | None = None) -> Detector:
+    """The detector of a model, as calibrated or as the settings have it."""
+    scope: Detector
+    if model.scope is None:
+        scope = Scope(meaning=model.encoder.meaning_dim, clean=clean, literal=model.script.literal)
+    else:
+        scope = LearnedScope(model.scope.reader, model.scope.calibration, clean, model.script.literal)
+    return scope if settings is None else scope.chosen(ScopeChoice(settings.scope_probability))

@@ -63,10 +63,14 @@ class Settings(BaseSettings):
     decoder: str = Field("smollm2-135m", min_length=1, description="A registered decoder, a local folder or a hub name.")
     adapter: Path | None = Field(None, description="Adapter file; empty: the one shipped for the decoder.")
     encoder_update: Path | None = Field(None, description="Low-rank update of the encoder, a file; empty: the one shipped.")
-    judge: Path | None = Field(None, description="Weights of the judge, which scope asks in doubt, a file; empty: those shipped.")
+    reader: str = Field(
+        "mpnet-base",
+        description="What reads whether a fact answers: `mpnet-base`, a folder with a cross-encoder, or `none`: words and likeness.",
+    )
     page_slots: int = Field(512, ge=1, le=4096, description="Facts a page of the memory holds at most.")
-    scope_threshold: float | None = Field(None, ge=-1, le=2, description="Score from which a prompt is in scope; empty: calibrated.")
-    scope_strict: bool = Field(False, description="Judge statements that share a fifth of a fact's frame, too: fewer near misses answered.")
+    scope_probability: float | None = Field(
+        None, gt=0, le=1, description="Probability from which a fact answers a prompt; empty: the calibrated one."
+    )
     api_keys: str = Field("", repr=False, description="Static keys, `key:tenant,…`, each of 8 characters or more.")
     insecure: bool = Field(False, description="Serve without any key outside loopback, and whatever name the Host header has.")
     allowed_hosts: str = Field(
@@ -93,12 +97,12 @@ class Settings(BaseSettings):
     admin_host: str = Field("127.0.0.1", description="Address of the admin port.")
     log_level: str = Field("info", description="`debug`, `info`, `warning`, `error` or `critical`.")
 
-    @field_validator("adapter", "encoder_update", "judge", "models_dir", "scope_threshold", "admin_port", mode="before")
+    @field_validator("adapter", "encoder_update", "models_dir", "scope_probability", "admin_port", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
 
-    @field_validator("adapter", "encoder_update", "judge")
+    @field_validator("adapter", "encoder_update")
     @classmethod
     def _adapter_exists(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
@@ -226,6 +230,13 @@ class Settings(BaseSettings):
         return parts._replace(netloc=f"{user}:{quote(self.store_password, safe='')}@{host}").geturl()
 
 
+REPLACED = {  # what an earlier version had, and what to do instead
+    f"{PREFIX}JUDGE": f"{PREFIX}READER names what reads whether a fact answers",
+    f"{PREFIX}SCOPE_THRESHOLD": f"{PREFIX}SCOPE_PROBABILITY is a probability, from 0 to 1",
+    f"{PREFIX}SCOPE_STRICT": f"raise {PREFIX}SCOPE_PROBABILITY for fewer near misses",
+}
+
+
 def is_loopback(host: str) -> bool:
     """Whether an address to listen on can be reached from this machine only."""
     try:
@@ -239,6 +250,9 @@ def unknown_names(environment: Iterable[str]) -> list[str]:
     known = [PREFIX + name.upper() for name in Settings.model_fields] + list(CLIENT_NAMES)
     lines = []
     for name in sorted(n for n in environment if n.upper().startswith(PREFIX) and n.upper() not in known):
+        if (instead := REPLACED.get(name.upper())) is not None:
+            lines.append(f"{name}: there is no such setting any more; {instead}")
+            continue
         near = difflib.get_close_matches(name.upper(), known, 1)
         lines.append(f"{name}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
     return lines

@@ -20,7 +20,7 @@ from app.tenants.tenant import Tenant, TenantLimits
 from memory.episodic import EpisodicMemory
 from memory.errors import StoreUnavailable
 from memory.page import PageSettings
-from memory.scope.rules import Scope
+from memory.query import Detector
 from memory.store.redis_store import RedisStore
 from models.model import Model
 
@@ -48,7 +48,7 @@ class TenantCache:
         *,
         lookups: InferenceWorker,
         pages: PageSettings,
-        scope: Scope,
+        scope: Detector,
         holding: TenantLimits,
     ) -> None:
         self.store, self.worker, self.lookups, self.model, self.metrics = store, worker, lookups, model, metrics

@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
 from memory.episodic import EpisodicMemory
 from memory.errors import FingerprintMismatch, MemoryError_, StoreUnavailable
 from memory.fact import Fact
@@ -20,7 +18,7 @@ from memory.scope.rules import Scope
 from memory.store.recovery import Recovered
 from memory.store.redis_store import RedisStore
 from models.errors import ModelError
-from models.model import Model
+from models.model import EncodedFact, Model
 
 BATCH = 64
 ATTEMPTS, PAUSE_S = 30, 0.5  # others may write meanwhile, or hold the lease for a snapshot: what is missing comes in the next
@@ -50,7 +48,7 @@ async def reencode(
         return None
     except FingerprintMismatch:
         pass
-    encoded: dict[int, tuple[Tensor, Tensor]] = {}  # by version
+    encoded: dict[int, EncodedFact] = {}  # by version
     for _ in range(ATTEMPTS):
         found = await store.load(tenant, None)
         pages = await asyncio.to_thread(_laid, found, settings)
@@ -60,7 +58,7 @@ async def reencode(
             batch = missing[at : at + BATCH]
             encoded |= await asyncio.to_thread(_encoded, model, batch)
             report(len(facts) - len(missing) + at + len(batch), len(facts))
-        new = {index: [_with(fact, *encoded[fact.version]) for fact in page] for index, page in pages.items()}
+        new = {index: [_with(fact, encoded[fact.version]) for fact in page] for index, page in pages.items()}
         if await store.replace(tenant, new, found.version, model.fingerprint):
             return len(facts)
         await asyncio.sleep(PAUSE_S)
@@ -75,8 +73,8 @@ def _laid(found: Recovered, settings: PageSettings) -> dict[int, list[Fact]]:
     return memory.laid()
 
 
-def _encoded(model: Model, facts: Sequence[Fact]) -> dict[int, tuple[Tensor, Tensor]]:
-    """Key and code of each fact, by its version."""
+def _encoded(model: Model, facts: Sequence[Fact]) -> dict[int, EncodedFact]:
+    """Keys and code of each fact, by its version."""
     new = {}
     for fact, outcome in zip(facts, model.encode_facts([(fact.prompt, fact.target) for fact in facts]), strict=True):
         if isinstance(outcome, ModelError):
@@ -85,5 +83,5 @@ def _encoded(model: Model, facts: Sequence[Fact]) -> dict[int, tuple[Tensor, Ten
     return new
 
 
-def _with(fact: Fact, key: Tensor, code: Tensor) -> Fact:
-    return replace(fact, key=key, code=code)
+def _with(fact: Fact, encoded: EncodedFact) -> Fact:
+    return replace(fact, key=encoded.key, code=encoded.code, statement=encoded.statement)

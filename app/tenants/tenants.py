@@ -21,8 +21,7 @@ from memory.episodic import EpisodicMemory
 from memory.errors import AnswerExists, StoreUnavailable, VersionConflict
 from memory.excerpt import EVERYTHING, Excerpt, Selection
 from memory.fact import Fact, held_bytes
-from memory.query import Query, Reading
-from memory.scope.rules import AS_IT_IS, ScopeChoice
+from memory.query import AS_IT_IS, Query, Reading, ScopeChoice
 from memory.scope.two_hops import bridges
 from memory.store.commit import CommitUnknown
 from memory.store.redis_store import Dropped
@@ -192,7 +191,7 @@ class Tenants(TenantCache):
             return excerpt, excerpt.candidates(queries)
 
         excerpt, candidates = await self.lookups.run(sought)
-        decisions = await self.worker.run(excerpt.decide, queries, candidates, choice=choice)  # it may ask the judge
+        decisions = await self.worker.run(excerpt.decide, queries, candidates, choice=choice)  # it may ask a reader
         return await self.lookups.run(excerpt.reading, queries, decisions), excerpt.version
 
     async def bridges(self, name: str, queries: Sequence[Query], selection: Selection = EVERYTHING) -> list[str]:

@@ -1,4 +1,6 @@
-"""Scope: does a query ask for a fact? It sees the query, and of the facts their prompts and targets; never an answer.
+"""Scope by words and likeness, for a server without a reader.
+
+It sees the query, and of the facts their prompts and targets; never an answer.
 
     score = likeness                                  cosine of the two sentence vectors
           − 0.20 · conflict                           both hold a name or number that the other lacks, or words that
@@ -11,18 +13,6 @@
                                                       asks in really different words is far from the fact's words, too,
                                                       and yet near in meaning; at most what the likeness lacks
           − 0.25 · misfit                             the query wants another kind of answer ("who" does not fit a date)
-          + 0.06 · judgement, in [−10, 2]             log-odds of the judge, which reads both side by side, + 1.25: two fifths of the
-                                                      pairs that it learnt from want the same, of the queries that it is asked more
-                                                      do. Heard unless both are statements; of two statements in one frame, too, but
-                                                      never for them
-          + 0.40 · suspicion · belief                 belief: the judge's probability, of log-odds twice as sharp
-          − 0.08 · shortfall                          of the log-odds below what is expected: the nearer two vectors are, the better
-                                                      must the judge think of them. Who asks in words of his own is far from the
-                                                      fact's; who is near it and means the same is surely understood
-
-The judge is asked where the score leaves doubt.
-
-In a script that the encoder does not read the score is how much of the two wordings is the same, whatever the vectors say.
 
 A fact may be a whole sentence that holds its answer (a text taught sentence by sentence): then what it says beyond the query counts
 for nothing, and agreement, three fifths of it, is that all of the query's names are in it.
@@ -37,56 +27,18 @@ import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from torch import Tensor
 
 from memory.fact import Fact
-from memory.scope.answer_kind import is_question, misfits
+from memory.query import Candidate, Query, ScopeChoice, ScopeDecision
+from memory.scope.answer_kind import misfits
 from memory.scope.antonyms import contrasts
 from memory.scope.proper_names import content, lacking, names, wording, words
 from memory.scope.shared_words import shared_frame
 from memory.spelling import as_asked, normalise
 
-Judge = Callable[[Sequence[tuple[str, str]]], list[float]]
 Literal = Callable[[str, str], float | None]
-NEAR = 0.66  # at less likeness no log-odds are short of what is expected
-
-
-@dataclass(frozen=True)
-class ScopeDecision:
-    """The best candidate's; `fact` is None only where there is no candidate."""
-
-    in_scope: bool
-    score: float
-    threshold: float
-    similarity: float
-    fact: Fact | None
-
-
-class Expected(NamedTuple):
-    """The log-odds that are expected of a judge at a likeness of 0.9, how many more for each unit of it, and how many may be missing."""
-
-    odds: float
-    steepness: float
-    most: float
-
-
-@dataclass(frozen=True)
-class ScopeChoice:
-    """What a server or a request wants otherwise than the detector has it; None leaves it.
-
-    Attributes:
-        threshold: the score that a fact must reach, however many there are.
-        strict: whether the judge is heard on statements that share a fifth of a fact's frame, too: for memories of one's own facts.
-    """
-
-    threshold: float | None = None
-    strict: bool | None = None
-
-
-AS_IT_IS = ScopeChoice()
-HEARD, UNHEARD = Expected(2.0, 33.0, 6.0), Expected(2.0, 50.0, 2.25)
 
 
 def _read(_prompt: str, _query: str) -> None:
@@ -115,18 +67,11 @@ class Scope:
         rise: how much higher it is for many.
         conflict, agreement, frame, whole_frame, news, misfit: weights of the score's terms.
         stated: share of the agreement for facts that are whole sentences.
-        judgement: weight of the judge's log-odds, which count up to `sure` for and `against` once `prior` is added.
-        judged_frame, strict_frame: how much common frame has a statement judged, and has it where the detector is strict.
-        strict: whether it is.
-        trust: share of the suspicion that a believing judge gives back.
-        heard, unheard: what is expected of the judge where its word counts in full, and of other statements.
-        shortfall: what each missing nat of that costs.
         candidates: how many of the nearest facts are looked at.
         meaning: width of the keys' first part, the sentence vector. 0: the likeness is the keys' cosine.
         clean: what the model reads of a prompt; the same of two makes them one fact's.
         literal: of a fact's prompt and a query in a script that is not read by meaning, how much of their wording is the same: their
             score, and 0 unless they are nearly the same words. None where their meaning is read.
-        judge: the log-odds of each (fact's prompt, query) that both want the same answer; None: nobody is asked.
     """
 
     threshold: float = 0.45
@@ -138,27 +83,29 @@ class Scope:
     news: float = 0.14
     misfit: float = 0.25
     stated: float = 0.6
-    judgement: float = 0.06
-    sure: float = 2.0
-    against: float = 10.0
-    prior: float = 1.25
-    judged_frame: float = 0.7
-    strict_frame: float = 0.2
-    strict: bool = False
-    trust: float = 0.4
-    heard: Expected = HEARD
-    unheard: Expected = UNHEARD
-    shortfall: float = 0.08
     candidates: int = 4
     meaning: int = 0
     clean: Callable[[str], str] = str
     literal: Literal = _read
-    judge: Judge | None = None
 
     def chosen(self, choice: ScopeChoice) -> Scope:
         """The detector as somebody wants it."""
-        chosen = self if choice.strict is None else replace(self, strict=choice.strict)
-        return chosen if choice.threshold is None else replace(chosen, threshold=choice.threshold, rise=0.0)
+        return self if choice.threshold is None else replace(self, threshold=choice.threshold, rise=0.0)
+
+    @property
+    def by_prompt(self) -> int:
+        return self.candidates
+
+    @property
+    def by_statement(self) -> int:
+        return 0
+
+    def decide_all(
+        self, queries: Sequence[Query], candidates: Sequence[Sequence[Candidate]], facts: int
+    ) -> list[ScopeDecision]:
+        """As of a Detector: one query after the other."""
+        pairs = zip(queries, candidates, strict=True)
+        return [self.decide(query.text, [(c.fact, c.similarity) for c in found], facts, query.key) for query, found in pairs]
 
     def threshold_for(self, facts: int) -> float:
         return self.threshold + self.rise * (1.0 - 1.0 / math.sqrt(max(1, facts)))
@@ -224,45 +171,9 @@ class Scope:
         owned = [wording(p) == asked if same is None else same > 0 for p, same in zip(prompts, literal, strict=True)]
         for candidate, same in zip(weighed, literal, strict=True):
             candidate.score = candidate.score if same is None else same
-        read = [candidate for candidate, same in zip(weighed, literal, strict=True) if same is None]
-        if self.judge is not None and any(owned):  # which need no judge
-            for candidate in read:
-                candidate.score += self.judgement * self.sure
-        elif self.judge is not None:
-            self._judge(self.judge, query, read, threshold)
         for (fact, similarity), candidate, own in zip(candidates, weighed, owned, strict=True):
             exact = own and normalise(self.clean(fact.prompt)) == normalise(query)
             rank = (exact, own, candidate.score)  # no other fact comes before the one whose own words these are
             if best.fact is None or rank > highest:
                 best, highest = ScopeDecision(candidate.score >= threshold, candidate.score, threshold, similarity, fact), rank
         return best
-
-    def _judge(self, judge: Judge, query: str, candidates: Sequence[_Candidate], threshold: float) -> None:
-        """Adds the judgement to the scores that it may decide: to the highest first, then to those that may still come before it."""
-        asks, judged_frame = is_question(query), self.strict_frame if self.strict else self.judged_frame
-
-        def most(candidate: _Candidate) -> float:
-            return self.sure if asks or is_question(candidate.fact.prompt) else 0.0
-
-        def highest(candidate: _Candidate) -> float:
-            return candidate.score + self.judgement * most(candidate) + self.trust * candidate.suspicion
-
-        def is_heard(candidate: _Candidate) -> bool:
-            return most(candidate) > 0.0 or shared_frame(query, candidate.fact.prompt) >= judged_frame
-
-        doubtful = [
-            one
-            for one in sorted(candidates, key=highest, reverse=True)
-            if highest(one) >= threshold and (one.suspicion or one.likeness > NEAR or is_heard(one))
-        ]
-        settled = max((one.score for one in candidates if one not in doubtful), default=-math.inf)
-        for part in (doubtful[:1], doubtful[1:]):
-            asked = [one for one in part if highest(one) >= settled]
-            for one, odds in zip(asked, judge([(one.fact.prompt, query) for one in asked]) if asked else (), strict=True):
-                one.score += self.trust * one.suspicion * (0.5 + 0.5 * math.tanh(odds))  # a probability, of log-odds twice as sharp
-                expected = self.heard if (heard := is_heard(one)) else self.unheard
-                missing = expected.odds + expected.steepness * (one.likeness - 0.9) - odds
-                one.score -= self.shortfall * max(0.0, min(expected.most, missing))
-                if heard:
-                    one.score += self.judgement * max(-self.against, min(most(one), odds + self.prior))
-                settled = max(settled, one.score)

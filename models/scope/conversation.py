@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from models.scope.sentences import questions
 
+TURNS = 4  # that a reader sees before a question
 LOOK_BACK = 3  # user messages in which the subject of "it" is looked for
 _LINK = re.compile(r"^(?:and|so|but|also|then|ok(?:ay)?|thanks|thank you)\b[\s,.!]*", re.IGNORECASE)
 
@@ -27,3 +28,8 @@ def asks(messages: Sequence[str]) -> list[str]:
         if len(parts) > 1 and parts[-1].casefold() != clause.casefold():
             found.append(parts[-1])
     return found
+
+
+def as_before(turns: Sequence[Mapping[str, str]]) -> str:
+    """The turns before a question, as a reader is trained to read them: the last `TURNS`, an assistant's behind a dash."""
+    return " ".join(("" if turn["role"] == "user" else "– ") + turn["content"].strip() for turn in turns[-TURNS:])

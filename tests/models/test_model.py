@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from memory.scope.questions import ASKED
+from memory.query import ASKED
 from models.engine.decoder import Sampling
 from models.errors import EmptyText, PromptTooLong, TargetTooLong
 from tests.models import toys

@@ -28,6 +28,7 @@ from app.http.schemas import (
     QueryOut,
     Question,
     ReadBy,
+    ScopeCandidate,
     TokenLogProbs,
     Usage,
     Weight,
@@ -35,9 +36,9 @@ from app.http.schemas import (
 from app.server.settings import Settings
 from app.service import Answered, Read, Service
 from app.service import Request as Ask
-from memory.query import Reading
-from memory.scope.rules import ScopeChoice
+from memory.query import Reading, ScopeChoice
 from models.engine.sampling import Generation, Sampling, TokenLogProb
+from models.scope.reader import statement
 
 router = APIRouter(tags=["generation"])
 EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "events: memory, token, done, error"}}}
@@ -64,9 +65,10 @@ def sampling_of(body: GenerateIn | CompletionBase, max_new_tokens: int, logprobs
     )
 
 
-def scope_of(reading: Reading, read_by: ReadBy) -> schemas.Scope:
+def scope_of(reading: Reading, read_by: ReadBy, maybe: float) -> schemas.Scope:
     return schemas.Scope(
         in_scope=reading.in_scope,
+        decision="in" if reading.in_scope else "maybe" if reading.score >= min(maybe, reading.threshold) else "out",
         score=reading.score,
         threshold=reading.threshold,
         similarity=reading.similarity,
@@ -84,9 +86,19 @@ def parts_of(read: Read) -> list[Question]:
     return [Question.model_validate(part, from_attributes=True) for part in (read.reading.parts if read.reading else ())]
 
 
+def candidates_of(read: Read) -> list[ScopeCandidate]:
+    """The facts that were read beside the best query."""
+    found = []
+    for fact, considered in read.considered:
+        span = None if considered.span is None else statement(fact.prompt, fact.target)[slice(*considered.span)]
+        candidate = ScopeCandidate(id=fact.id, prompt=fact.prompt, target=fact.target, probability=considered.probability, span=span)
+        found.append(candidate)
+    return found
+
+
 def memory_of(read: Read) -> MemoryUse:
     """What an answer tells of the memory."""
-    scope = scope_of(read.reading, read.read_by) if read.reading else None
+    scope = scope_of(read.reading, read.read_by, read.maybe) if read.reading else None
     return MemoryUse(used=read.used, scope=scope, facts=weights_of(read) if read.used else [], parts=parts_of(read))
 
 
@@ -122,7 +134,7 @@ def _asked(body: QueryIn | GenerateIn, ask: Ask) -> Ask:
         exclude=body.exclude,
         include_only=body.include_only,
         as_of=body.as_of,
-        scope=ScopeChoice(body.scope_threshold, body.scope_strict),
+        scope=ScopeChoice(body.scope_probability),
         hops=body.hops,
     )
 
@@ -137,9 +149,10 @@ async def query(
     assert read.reading is not None
     response.headers[VERSION] = str(read.version)
     return QueryOut(
-        scope=scope_of(read.reading, read.read_by),
+        scope=scope_of(read.reading, read.read_by, read.maybe),
         facts=weights_of(read),
         parts=parts_of(read),
+        candidates=candidates_of(read),
         readout=await within(settings, service.readout(read), body.timeout_s),
         query=read.reading.query,
         version=read.version,

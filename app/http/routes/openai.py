@@ -36,9 +36,9 @@ from app.http.schemas import Usage
 from app.server.settings import Settings
 from app.service import Request as Ask
 from app.service import Service
-from memory.scope.rules import ScopeChoice
+from memory.query import ScopeChoice
 from models.engine.sampling import Sampling, TokenLogProb
-from models.scope.conversation import asks
+from models.scope.conversation import as_before, asks
 
 REFUSED: dict[int | str, dict[str, Any]] = {
     code: {"description": "An error object as OpenAI's"} for code in (400, 401, 403, 404, 408, 413, 415, 429, 503, 504)
@@ -146,7 +146,12 @@ async def chat(
     if service.model.decoder.tokenizer.chat_template is None:
         raise Unsupported(f"messages: {service.model.name} has no chat template; use /v1/completions")
     turns = [{"role": "system" if m.role == "developer" else m.role, "content": m.text} for m in body.messages]
-    ask = _ask(service.model.decoder.chat(turns), sampling, body, await asyncio.to_thread(asks, said))
+    if service.model.scope is None:
+        questions, before = await asyncio.to_thread(asks, said), ""
+    else:  # a reader sees the last message together with what was said before it
+        last = max(n for n, message in enumerate(body.messages) if message.role == "user")
+        questions, before = [said[-1]], as_before([turn for turn in turns[:last] if turn["role"] != "system"])
+    ask = _ask(service.model.decoder.chat(turns), sampling, body, questions, before)
     if body.stream:
         return await _stream(told, body, ask, service, settings, tenant)
     answered = await within(settings, attended(request, service.generate(tenant, ask)), body.timeout_s)
@@ -161,7 +166,7 @@ async def chat(
     return CompletionOut(**told.head, choices=[choice], usage=usage_of(made), larimar=memory_of(answered.read))
 
 
-def _ask(prompt: str, sampling: Sampling, body: CompletionBase, questions: Sequence[str] = ()) -> Ask:
+def _ask(prompt: str, sampling: Sampling, body: CompletionBase, questions: Sequence[str] = (), before: str = "") -> Ask:
     control = body.larimar
     return Ask(
         prompt,
@@ -170,7 +175,8 @@ def _ask(prompt: str, sampling: Sampling, body: CompletionBase, questions: Seque
         control.exclude,
         control.include_only,
         questions,
-        scope=ScopeChoice(control.scope_threshold, control.scope_strict),
+        before,
+        scope=ScopeChoice(control.scope_probability),
         hops=control.hops,
     )
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.fact import Fact
+from memory.query import ScopeChoice
 from memory.scope.answer_kind import is_question, misfits
-from memory.scope.rules import Scope, ScopeChoice
+from memory.scope.rules import Scope
 
 SCOPE = Scope()
 COSINE = st.floats(-1, 1)
@@ -133,119 +134,9 @@ def test_a_prompt_that_asks_for_another_kind_of_answer_speaks_against() -> None:
     assert not misfits("tell me about Acme", "The CEO of Acme is", "Ann")
 
 
-class Bench:
-    """A judge that says what it is told to, and remembers what it was asked."""
-
-    def __init__(self, odds: float) -> None:
-        self.odds, self.asked = odds, list[tuple[str, str]]()
-
-    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        self.asked += pairs
-        return [self.odds] * len(pairs)
-
-
-def judged(query: str, prompt: str, similarity: float, odds: float) -> tuple[float, Bench]:
-    bench = Bench(odds)
-    return Scope(judge=bench).decide(query, [(fact(prompt), similarity)], 1).score, bench
-
-
-@given(COSINE, COSINE, st.integers(1, 10_000), st.floats(6, 30))
-def test_a_nearer_query_is_never_less_in_scope_if_the_judge_thinks_well_of_it(a: float, b: float, facts: int, odds: float) -> None:
-    scope, stored = Scope(judge=Bench(odds)), fact("The head of Acme is")
-    near, far = (scope.decide("who runs Acme?", [(stored, like)], facts).in_scope for like in (max(a, b), min(a, b)))
-    assert near >= far
-
-
-@given(st.floats(-50, 50), st.floats(0.5, 1))
-def test_a_judgement_counts_so_much_and_no_more(odds: float, likeness: float) -> None:
-    plain, suspicion = SCOPE._weighed("who runs Acme?", "The head of Acme is", "t", likeness)
-    score, bench = judged("who runs Acme?", "The head of Acme is", likeness, odds)
-    assert bench.asked == [("The head of Acme is", "who runs Acme?")] and suspicion > 0
-    won = 0.06 * max(-10, min(2, odds + 1.25)) + 0.4 * suspicion * torch.sigmoid(torch.tensor(2.0 * odds, dtype=torch.float64)).item()
-    assert score == pytest.approx(plain - suspicion + won - 0.08 * max(0, min(6, 2 + 33 * (likeness - 0.9) - odds)))
-
-
-def test_the_nearer_a_query_the_better_must_the_judge_think_of_it() -> None:
-    far, near = (judged("who runs Acme?", "Who runs Acme today?", likeness, -4.0)[0] for likeness in (0.74, 0.8))
-    assert far > near
-
-
-def test_the_judge_is_asked_only_where_it_may_decide() -> None:
-    for query, prompt, similarity in (
-        ("who runs Acme?", "The river of Zor is", -0.9),  # too far
-        ("The head of Acme is", "The head of Acme is", 1.0),  # the fact's own words
-        ("Acme", "The head of Acme is", 0.6),  # a statement of another frame, and not near
-    ):
-        assert judged(query, prompt, similarity, -9.0)[1].asked == []
-    assert judged("The foot of Acme is", "The head of Acme is", 0.9, -9.0)[1].asked  # the fact's frame
-
-
-RIVALS = [fact(f"The {part} of Acme is") for part in ("head", "foot", "arm", "eye")]
-
-
-class Table(Bench):
-    """Log-odds by prompt."""
-
-    def __init__(self, odds: Sequence[float]) -> None:
-        super().__init__(0.0)
-        self.table = dict(zip((rival.prompt for rival in RIVALS), odds, strict=True))
-
-    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        self.asked += pairs
-        return [self.table[prompt] for prompt, _ in pairs]
-
-
-@given(
-    st.sampled_from(["who runs Acme?", "The chair of Acme is"]),
-    st.lists(st.floats(0.2, 1), min_size=4, max_size=4),
-    st.lists(st.floats(-15, 15), min_size=4, max_size=4),
-)
-def test_of_several_candidates_the_one_is_best_that_is_best_alone(query: str, likes: list[float], odds: list[float]) -> None:
-    candidates = list(zip(RIVALS, likes, strict=True))
-    alone = [Scope(judge=Table(odds)).decide(query, [candidate], 1) for candidate in candidates]
-    bench = Table(odds)
-    assert Scope(judge=bench).decide(query, candidates, 1) == max(alone, key=lambda decision: decision.score)
-    assert len(set(bench.asked)) == len(bench.asked)
-
-
-def test_candidates_that_cannot_come_first_any_more_are_not_judged() -> None:
-    bench, candidates = Table([9.0] * 4), list(zip(RIVALS, [0.5, 0.9, 0.5, 0.4], strict=True))
-    assert Scope(judge=bench).decide("who runs Acme?", candidates, 1).fact == RIVALS[1]
-    assert bench.asked == [(RIVALS[1].prompt, "who runs Acme?")]
-
-
-def test_a_strict_detector_hears_the_judge_on_statements_that_share_little_of_the_frame() -> None:
-    query, stored = "The tower of Acme leans to", fact("The head of Acme is")
-    usual, strict = (Scope(judge=Bench(-9.0), strict=strict).decide(query, [(stored, 0.9)], 1) for strict in (False, True))
-    assert strict.score == pytest.approx(usual.score - 0.06 * 7.75 - 0.08 * (6 - 2.25))
-
-
-@given(st.sampled_from([None, -1.0, 0.3, 1.9]), st.sampled_from([None, False, True]), st.booleans(), st.integers(1, 10_000))
-def test_a_choice_changes_what_it_names_and_nothing_else(threshold: float | None, strict: bool | None, own: bool, facts: int) -> None:
-    scope = Scope(strict=own)
-    chosen = scope.chosen(ScopeChoice(threshold, strict))
-    assert chosen.strict == (own if strict is None else strict)
-    assert chosen.threshold_for(facts) == (scope.threshold_for(facts) if threshold is None else threshold)
-    assert replace(chosen, strict=own, threshold=scope.threshold, rise=scope.rise) == scope
-
-
-@given(st.floats(-20, 20), st.floats(0, 0.95), st.sampled_from(["Acme lies near", "The tower of Acme leans to", "who runs Acme?"]))
-def test_what_a_strict_detector_answers_the_usual_one_answers_too(odds: float, likeness: float, query: str) -> None:
-    head = fact("The head of Acme is")
-    usual, strict = (Scope(judge=Bench(odds), strict=strict).decide(query, [(head, likeness)], 1) for strict in (False, True))
-    assert usual.in_scope >= strict.in_scope
-
-
-def test_a_statement_wins_back_its_suspicion_at_most_and_own_words_are_worth_the_most() -> None:
-    plain, suspicion = SCOPE._weighed("The foot of Acme is", "The head of Acme is", "t", 0.9)
-    assert judged("The foot of Acme is", "The head of Acme is", 0.9, 9.0)[0] == pytest.approx(plain - 0.6 * suspicion)
-    assert judged("The foot of Acme is", "The head of Acme is", 0.9, -9.0)[0] == pytest.approx(plain - suspicion - 0.06 * 7.75 - 0.08 * 6)
-    own = judged("who heads Acme?", "Who heads Acme?", 1.0, -9.0)
-    assert own[0] == pytest.approx(SCOPE.decide("who heads Acme?", [(fact("Who heads Acme?"), 1.0)], 1).score + 0.12) and not own[1].asked
-
-
 def test_questions_and_requests_are_told_from_statements() -> None:
     for text in ("who runs it", "It runs?", "Tell me the code", "What's the code", "  is it open", "PLEASE give me"):
         assert is_question(text)
     for text in ("The code is", "Acme was founded in", "", "42", "Whoever runs it is"):
         assert not is_question(text)
+
