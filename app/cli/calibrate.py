@@ -34,7 +34,14 @@ def calibrate(
         if model.scope is None:
             fail("LARIMAR_READER=none: there is no reader to calibrate")
         found = calibrated(
-            model.scope, model.encoder, data or SHIPPED, counterfact=counterfact, check=check or [], let_in=let_in, rows=rows, say=console.print
+            model.scope,
+            model.encoder,
+            data or SHIPPED,
+            counterfact=counterfact,
+            check=check or [],
+            let_in=let_in,
+            rows=rows,
+            say=console.print,
         )
         found.save(to := out or calibration_file(settings.reader))
         console.print(f"{to}: threshold {found.threshold}", markup=False)
