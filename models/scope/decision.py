@@ -106,7 +106,7 @@ def probabilities(logits: Sequence[float]) -> list[float]:
 
 
 FIRST = 4  # candidates that are read at once; the others only where none of these is in scope
-BY_ADDRESS, BY_STATEMENT = 4, 6  # how many of the nearest by either key are candidates
+BY_ADDRESS, BY_STATEMENT = 3, 6  # how many of the nearest by either key are candidates
 
 
 @dataclass(frozen=True)

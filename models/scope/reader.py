@@ -34,6 +34,7 @@ from models.scope.transformer import Transformer
 MAX_BEFORE, MAX_QUESTION, MAX_FACT = 64, 96, 128  # pieces; of turns before and of questions the last ones are read, of facts the first
 HIDDEN = 128
 LONGEST_SPAN = 32  # pieces
+WHOLE = 4  # words of a target that may be a whole sentence
 FORMAT = "larimar-reader/1"
 BATCH = 16  # pairs of one pass
 
@@ -141,8 +142,11 @@ class Head(nn.Module):
 
 
 def statement(prompt: str, target: str) -> str:
-    """A fact as the reader reads it. A sentence of a text holds its answer already."""
-    return prompt if target in prompt else f"{prompt} {target}"
+    """A fact as the reader reads it: prompt and target. A sentence of a text, whose prompt says all of its target but a pronoun, is not
+    read twice."""
+    said, words = set(prompt.casefold().split()), target.casefold().split()
+    whole = len(words) >= WHOLE and sum(word in said for word in words) >= 0.75 * len(words)
+    return prompt if whole else f"{prompt} {target}"
 
 
 @dataclass(frozen=True)
