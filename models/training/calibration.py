@@ -22,6 +22,7 @@ from torch import Tensor
 from models.encoder import Encoder
 from models.evaluation.everyday import EverydayFact, read_facts
 from models.model_files import ScopeParts
+from models.scope.conversation import as_before
 from models.scope.decision import BY_ADDRESS, BY_STATEMENT, Calibration, Features, Weights, choose, is_unfinished
 from models.scope.reader import Pair, PairReader
 
@@ -32,12 +33,18 @@ LET_IN, MAY_LET_IN = 0.05, 0.15  # shares of near misses at the threshold, and a
 
 @dataclass(frozen=True)
 class Ask:
-    """A question of a memory. `fact`: index of the one that answers; None for a near miss."""
+    """A question of a memory.
+
+    Attributes:
+        fact: index of the one that answers; None for a near miss.
+        also: of others that are asked for as well.
+    """
 
     question: str
     fact: int | None
     form: str
     before: str = ""
+    also: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,24 @@ def everyday(path: Path) -> Memory:
 def _form(fact: EverydayFact) -> str:
     head, colon, _ = fact.domain.partition(":")
     return head if colon and len(head) == 2 else fact.form
+
+
+def dialogues(path: Path, wanted: Callable[[str], bool] = lambda _: True) -> list[Memory]:
+    """Dialogues as JSON lines, each with a memory of its own: what the last message asks after the turns before it.
+
+    Args:
+        wanted: which domains are taken.
+    """
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if not wanted(row["domain"]):
+            continue
+        facts = [(fact["prompt"], f"{fact['prompt']} {fact['target']}") for fact in row["facts"]]
+        first, *others = row["answers"] or [None]
+        ask = Ask(row["messages"][-1]["content"], first, row["kind"], as_before(row["messages"][:-1]), tuple(others))
+        found.append(Memory("dialogues", facts, [ask]))
+    return found
 
 
 def counterfact(path: Path, count: int, together: bool, seed: int = 0) -> list[Memory]:
@@ -178,7 +203,8 @@ def outcome(row: Row, calibration: Calibration, threshold: float) -> tuple[bool,
     logits = [calibration.logit(row.ask.question, row.prompts[n], row.features[n]) for n in kept]
     chosen = choose(logits, threshold)
     spoke = chosen.index is not None and chosen.probability >= threshold
-    return spoke, spoke and chosen.index is not None and row.candidates[kept[chosen.index]] == row.ask.fact
+    said = row.candidates[kept[chosen.index]] if chosen.index is not None else None
+    return spoke, spoke and said is not None and said in (row.ask.fact, *row.ask.also)
 
 
 def tally(rows: Iterable[Row], calibration: Calibration, threshold: float | None = None) -> Tally:
