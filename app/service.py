@@ -30,6 +30,7 @@ from memory.query import AS_IT_IS, Considered, Query, Reading, ScopeChoice
 from memory.scope.two_hops import best
 from models.engine.sampling import Generation, Sampling
 from models.model import EncodedFact, Model, Prompt, asked_by
+from models.scope.decision import Kind
 
 Use = Literal["auto", "on", "off"]
 T = TypeVar("T")
@@ -132,6 +133,13 @@ class Answered:
     generation: Generation
     read: Read
     total_s: float
+
+
+def kind_of(reading: Reading, maybe: float) -> Kind:
+    """Whether a fact is meant, may be, or is not. `maybe`: the probability from which it may be."""
+    if reading.in_scope:
+        return "in"
+    return "maybe" if reading.score >= min(maybe, reading.threshold) else "out"
 
 
 class Service:
@@ -293,6 +301,7 @@ class Service:
         self.metrics.encode.observe(time.perf_counter() - started)
         memory = await self.tenants.fresh(tenant)
         reading, version, similarities = None, memory.version, {}
+        maybe = 1.0 if self.model.scope is None else self.model.scope.calibration.maybe
         encoded = {query.text: query for query in understood.queries}
         keys = {text: query.key for text, query in encoded.items()}
         if asked.use != "off":
@@ -302,7 +311,7 @@ class Service:
                 if reading.in_scope:
                     break
             assert reading is not None
-            self.metrics.scope.labels("in" if reading.in_scope else "out").inc()
+            self.metrics.scope.labels(kind_of(reading, maybe)).inc()
             similarities = self._similarities(memory, reading, keys)
         used = reading is not None and reading.code is not None and (reading.in_scope or asked.use == "on")
         if reading is not None and used:
@@ -310,7 +319,6 @@ class Service:
         seconds = time.perf_counter() - started
         self.metrics.read.observe(seconds)
         read_by = self.model.read_by(asked.prompt if reading is None else reading.query)
-        maybe = 1.0 if self.model.scope is None else self.model.scope.calibration.maybe
         return Read(understood.tokens, reading, used, version, similarities, seconds, read_by, self._considered(memory, reading), maybe)
 
     async def _reading(

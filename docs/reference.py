@@ -15,7 +15,7 @@ from typer.cli import get_docs_for_click
 
 from app.cli import cli
 from app.cli.settings import table
-from app.server.gauges import GAUGES, RESIDUAL_MAX
+from app.server.gauges import CALIBRATED, GAUGES, RESIDUAL_MAX
 from app.server.metrics import Metrics
 
 FOLDER = Path(__file__).parent
@@ -35,7 +35,10 @@ def metrics() -> str:
         (family,) = metric.collect()
         name = family.name + ("_total" if family.type == "counter" else "")
         rows.append(f"| `{name}` | {family.type} | {', '.join(metric._labelnames)} | {family.documentation} |")
-    gauges = {name: documentation for name, (documentation, _) in GAUGES.items()} | {"larimar_residual_max": RESIDUAL_MAX}
+    gauges = {name: documentation for name, (documentation, _) in GAUGES.items()} | {
+        "larimar_residual_max": RESIDUAL_MAX,
+        "larimar_reader_calibrated": CALIBRATED,
+    }
     rows += [f"| `{name}` | gauge | | {documentation} |" for name, documentation in gauges.items()]
     rows.append("| `larimar_gpu_memory_bytes` | gauge | kind | Memory of the device, on a GPU |")
     rows.append("| `larimar_model_info` | gauge | version, decoder, fingerprint, device | The model that is served |")

@@ -28,6 +28,18 @@ def calibration_file(reader: str) -> Path:
     return adapters.shipped(f"{READER}-reader").with_suffix(".json") if reader == READER else Path(reader) / CALIBRATION
 
 
+def fetched(decoder: str, reader: str) -> list[str]:
+    """Names of the weights that a server gets for itself; a folder with a cross-encoder is there already."""
+    return [decoder, ENCODER, *([READER] if reader == READER else [])]
+
+
+def is_calibrated(reader: str) -> bool:
+    """Whether the calibration beside a reader is of this reader, from its files alone. Raises WeightsMissing, AdapterCorrupt, ValueError."""
+    if reader == READER:
+        return calibration_of(reader).fits(ReaderUpdate.load(adapters.shipped(f"{READER}-reader")).fingerprint)
+    return calibration_of(reader).fits(CrossEncoder.checked(Path(reader)))
+
+
 @dataclass(frozen=True)
 class ScopeParts:
     """What decides whether a fact is asked for.
@@ -93,13 +105,13 @@ class Parts:
         of = self.encoder
         statements = Encoder.load(of.folder, device, idf=self.adapter.idf, fingerprint=of.fingerprint, update=update)
         if isinstance(self.reader, Path):
-            return ScopeParts(CrossEncoder.load(self.reader, device), _calibration(str(self.reader)), statements)
+            return ScopeParts(CrossEncoder.load(self.reader, device), calibration_of(str(self.reader)), statements)
         trained = ReaderUpdate.load(adapters.shipped(f"{READER}-reader"))
         trained.check(self.reader.fingerprint)
-        return ScopeParts(Reader(self.reader.folder, trained), _calibration(READER), statements)
+        return ScopeParts(Reader(self.reader.folder, trained), calibration_of(READER), statements)
 
 
-def _calibration(reader: str) -> Calibration:
-    """As fitted, or none: then log-odds are taken as they are."""
+def calibration_of(reader: str) -> Calibration:
+    """As fitted, or none: then log-odds are taken as they are. Raises ValueError for another format."""
     path = calibration_file(reader)
     return Calibration.load(path) if path.is_file() else Calibration()

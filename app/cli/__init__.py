@@ -102,10 +102,10 @@ def fetch_models(names: Annotated[list[str] | None, typer.Argument(help="of `lis
     from app.cli.serve import settings_or_exit
     from models import weights
     from models.errors import ModelError
-    from models.model_files import ENCODER
+    from models.model_files import fetched
 
     settings = settings_or_exit()
-    for name in names or [settings.decoder, ENCODER]:
+    for name in names or fetched(settings.decoder, settings.reader):
         try:
             found = weights.locate(name, settings.weights_dir, lambda text: typer.echo(text, err=True))
         except ModelError as error:

@@ -59,12 +59,12 @@ def _model(settings: Settings) -> Finding:
     from app.server.model_loading import check_decoder
     from models.adapter import Adapter, shipped
     from models.errors import ModelError
-    from models.model_files import ENCODER, Parts
+    from models.model_files import Parts, fetched
     from models.weights import MANIFEST, REGISTRY
 
     name, folder = settings.decoder, settings.weights_dir
     reader = "" if settings.reader == "none" else settings.reader
-    missing = [part for part in (name, ENCODER, reader) if part in REGISTRY and not (folder / part / MANIFEST).is_file()]
+    missing = [part for part in fetched(name, reader) if part in REGISTRY and not (folder / part / MANIFEST).is_file()]
     try:
         check_decoder(settings)
         Adapter.load(settings.adapter or shipped(name), name)
@@ -76,6 +76,20 @@ def _model(settings: Settings) -> Finding:
     except ModelError as error:
         return Finding("model", str(error), "`larimar models fetch` gets weights, `larimar train` makes an adapter")
     return Finding("model", f"{name} {decoder.fingerprint[:12]}, with its adapter and encoder")
+
+
+def _reader(settings: Settings) -> Finding:
+    from models.errors import ModelError
+    from models.model_files import is_calibrated
+
+    if settings.reader == "none":
+        return Finding("reader", "none: words and likeness decide what is asked for")
+    try:
+        if is_calibrated(settings.reader):
+            return Finding("reader", f"{settings.reader}, calibrated")
+    except (ModelError, ValueError) as error:
+        return Finding("reader", str(error), "set LARIMAR_READER to mpnet-base, a folder with a cross-encoder, or none")
+    return Finding("reader", f"{settings.reader}, not calibrated", "`larimar calibrate` says what its log-odds mean")
 
 
 @dataclass(frozen=True)
@@ -147,7 +161,7 @@ def _store_advice(settings: Settings, error: Exception) -> str:
     return "see that it runs and can be reached from here, and look at LARIMAR_STORE_URL"
 
 
-LOOKS: tuple[Callable[[Settings], Finding], ...] = (_disk, _device, _model)
+LOOKS: tuple[Callable[[Settings], Finding], ...] = (_disk, _device, _model, _reader)
 
 
 def examine() -> list[Finding]:
@@ -160,7 +174,7 @@ def examine() -> list[Finding]:
 
 
 def doctor() -> None:
-    """Look at settings, disk, device, model, store and keys, and say what to do. Nothing is started, fetched or written."""
+    """Look at settings, disk, device, model, reader, store and keys, and say what to do. Nothing is started, fetched or written."""
     table, findings = Table("", "what", "found", "what to do"), examine()
     for finding in findings:
         mark = "[green]✓[/green]" if not finding.advice else "[red]✗[/red]" if finding.sure else "[yellow]?[/yellow]"

@@ -92,6 +92,32 @@ for _name, _function, _n, _facts, _help in EXPERIMENTS:
     cli.command(_name, help=_help)(_command(_name, _function, _n, _facts))
 
 
+@cli.command("everyday")
+def everyday_command(
+    files: Annotated[list[Path], typer.Argument(help="everyday facts, P|Q|T|F lines or JSON lines; each file is one memory")],
+    rows: Annotated[Path | None, typer.Option("--rows", help="write every question and what was read, as JSON lines")] = None,
+) -> None:
+    """Facts as people write them and ask for them: read rightly, another fact, near misses let in; by file, form and language.
+
+    Each file is taught to a memory of its own, whole, and asked as POST /query does, with the reader and threshold of the settings.
+    """
+    from rich.console import Console
+
+    from app.cli.serve import fail, settings_or_exit
+    from app.experiments.everyday_facts import everyday_facts
+    from app.experiments.setup import console
+    from app.server.model_loading import model_of, scope_of
+    from models.errors import ModelError
+
+    settings = settings_or_exit()
+    try:
+        model = model_of(settings, console.print)
+        table = everyday_facts(files, model, scope_of(model, settings), rows)
+    except (ModelError, ValueError, OSError) as error:
+        fail(str(error))
+    Console().print(table)
+
+
 @cli.command("plot")
 def plot_command(
     figures: Annotated[Path, typer.Option("--from", help="folder of recorded evaluations")] = Path("docs/figures/evaluation"),

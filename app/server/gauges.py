@@ -15,6 +15,7 @@ from app.service import Service
 from memory.episodic import EpisodicMemory
 
 RESIDUAL_MAX = "Largest relative residual of the last updates"
+CALIBRATED = "Whether the reader is calibrated: 1 or 0; nothing where there is no reader"
 
 
 def _memories(service: Service) -> list[EpisodicMemory]:
@@ -69,6 +70,8 @@ class Gauges(Collector):
             yield GaugeMetricFamily(name, documentation, value(service))
         yield GaugeMetricFamily("larimar_residual_max", RESIDUAL_MAX, self._metrics.residual_max)
         model = service.model
+        if model.scope is not None:
+            yield GaugeMetricFamily("larimar_reader_calibrated", CALIBRATED, float(model.scope.calibrated))
         yield InfoMetricFamily(
             "larimar_model",
             "The model that is served",

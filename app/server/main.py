@@ -21,8 +21,9 @@ from app.inference.worker import InferenceWorker
 from app.server import background
 from app.server.gauges import Gauges
 from app.server.measured_store import MeasuredStore
+from app.server.measured_reader import MeasuredReader
 from app.server.metrics import Metrics
-from app.server.model_loading import model_of, scope_of
+from app.server.model_loading import CALIBRATE, model_of, scope_of
 from app.server.settings import Settings
 from app.service import Service
 from app.tenants.expiry import Expiry
@@ -77,6 +78,9 @@ async def open_service(
 ) -> Service:
     """Open model, worker and tenants; the stack closes them in reverse, after a last snapshot."""
     model = await asyncio.to_thread(load, settings)
+    if model.scope is not None and not model.scope.calibrated:
+        log.warning("reader_not_calibrated", reader=settings.reader, threshold=model.scope.calibration.threshold, advice=CALIBRATE)
+    reader = None if model.scope is None else MeasuredReader(model.scope.reader, metrics)
     worker = InferenceWorker(
         settings.queue_size,
         metrics.queue_wait.observe,
@@ -96,7 +100,7 @@ async def open_service(
         metrics,
         lookups=lookups,
         pages=PageSettings(slots=settings.page_slots),
-        scope=scope_of(model, settings),
+        scope=scope_of(model, settings, reader),
         holding=TenantLimits(
             budget_bytes=settings.memory_budget_mb << 20,
             max_facts=settings.tenant_max_facts,

@@ -1,6 +1,6 @@
 """Prometheus metrics, one registry per app. Labels are bounded: route templates, codes and names of this code only.
 
-Base units; buckets of seconds start at 0.5 ms. Every observation of seconds carries the request's id as an exemplar,
+Base units; buckets of seconds start at 0.5 ms, those of the reader at 1 ms. Every observation of seconds carries the request's id as an exemplar,
 which an OpenMetrics scrape exports: from a slow bucket to the request's log lines.
 """
 
@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+READER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.045, 0.06, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # finer about 45 ms, what four pairs may take
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OPERATIONS = ("write", "forget")
 PHASES = ("encode", "solve", "commit", "total")
@@ -48,6 +49,7 @@ class Metrics:
         self.update = Seconds("larimar_update_seconds", "One-shot update of a memory", ("operation", "phase"), registry=r)
         self.encode = Seconds("larimar_encode_seconds", "Encoding a fact or a query", registry=r)
         self.read = Seconds("larimar_read_seconds", "Reading a memory, encoding included", registry=r)
+        self.reader = Seconds("larimar_reader_seconds", "One pass of the reader over pairs", buckets=READER_BUCKETS, registry=r)
         self.generate = Seconds("larimar_generate_seconds", "Generating a text", registry=r)
         self.first_token = Seconds("larimar_time_to_first_token_seconds", "Until the first token", registry=r)
         self.queue_wait = Seconds("larimar_queue_seconds", "Waiting for the inference thread", registry=r)
@@ -57,7 +59,8 @@ class Metrics:
         self.requests = Counter("larimar_requests", "HTTP requests", ["method", "route", "status"], registry=r)
         self.errors = Counter("larimar_errors", "Problem documents by code", ["code"], registry=r)
         self.changes = Counter("larimar_fact_changes", "Facts by what became of them", ["change"], registry=r)
-        self.scope = Counter("larimar_scope", "Scope decisions", ["decision"], registry=r)
+        self.scope = Counter("larimar_scope", "Scope decisions: in, maybe or out", ["decision"], registry=r)
+        self.reader_pairs = Counter("larimar_reader_pairs", "Pairs of question and fact that were read", registry=r)
         self.tokens = Counter("larimar_generated_tokens", "Tokens generated", registry=r)
         self.prompt_tokens = Counter("larimar_prompt_tokens", "Tokens of prompts generated from", registry=r)
         self.snapshots = Counter("larimar_snapshots", "Snapshots by outcome", ["outcome"], registry=r)
@@ -79,7 +82,7 @@ class Metrics:
                 self.update.labels(operation, phase)
         for change in CHANGES:
             self.changes.labels(change)
-        for decision in ("in", "out"):
+        for decision in ("in", "maybe", "out"):
             self.scope.labels(decision)
         for outcome in ("ok", "failed"):
             self.snapshots.labels(outcome)

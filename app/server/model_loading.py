@@ -12,8 +12,11 @@ from models.adapter import shipped, train_command
 from models.errors import ModelError
 from models.model import Model
 from models.scope.learned import LearnedScope
+from models.scope.reader import PairReader
 from models.scope.sentences import clean
 from models.weights import REGISTRY
+
+CALIBRATE = "`larimar calibrate` fits what its log-odds mean; until then its threshold is nobody's measurement"
 
 
 class UnknownDecoder(ModelError):
@@ -57,11 +60,15 @@ def model_of(settings: Settings, say: Callable[[str], None], *, release: bool = 
     )
 
 
-def scope_of(model: Model, settings: Settings | None = None) -> Detector:
-    """The detector of a model, as calibrated or as the settings have it."""
+def scope_of(model: Model, settings: Settings | None = None, reader: PairReader | None = None) -> Detector:
+    """The detector of a model, as calibrated or as the settings have it.
+
+    Args:
+        reader: what asks the model's reader; None: nothing stands between.
+    """
     scope: Detector
     if model.scope is None:
         scope = Scope(meaning=model.encoder.meaning_dim, clean=clean, literal=model.script.literal)
     else:
-        scope = LearnedScope(model.scope.reader, model.scope.calibration, clean, model.script.literal)
+        scope = LearnedScope(reader or model.scope.reader, model.scope.calibration, clean, model.script.literal)
     return scope if settings is None else scope.chosen(ScopeChoice(settings.scope_probability))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 FAILED = 'status=~"5.."'
-IN_SCOPE = 'decision="in"'
+IN_SCOPE, MAYBE = 'decision="in"', 'decision="maybe"'
 QUANTILES = (0.5, 0.9, 0.99)
 RATE = "$__rate_interval"
 
@@ -109,10 +109,23 @@ MEMORY = [
     Panel("Bytes of pages", {"bytes": "sum(larimar_memory_bytes)"}, "bytes"),
     Panel(
         "Scope hit rate",
-        {"in scope": f"{rate('larimar_scope_total', IN_SCOPE)} / ({rate('larimar_scope_total')} > 0)"},
+        {
+            name: f"{rate('larimar_scope_total', decision)} / ({rate('larimar_scope_total')} > 0)"
+            for name, decision in (("in scope", IN_SCOPE), ("maybe", MAYBE))
+        },
         "percentunit",
-        about="Share of prompts that a fact answers",
+        about="Share of prompts that a fact answers, and that one may answer",
     ),
+    Panel("Reader", quantiles("larimar_reader_seconds"), "s", about="One pass over a prompt's pairs of question and fact; a prompt takes one or two"),
+    Panel(
+        "Pairs read",
+        {
+            "per second": rate("larimar_reader_pairs_total"),
+            "per pass": f"{rate('larimar_reader_pairs_total')} / ({rate('larimar_reader_seconds_count')} > 0)",
+        },
+        "short",
+    ),
+    Panel("Reader is calibrated", {"calibrated": "min(larimar_reader_calibrated)"}, "bool", about="No: run `larimar calibrate`"),
     Panel("Reading a memory", quantiles("larimar_read_seconds"), "s"),
     Panel("Age of the oldest change in no snapshot", {"age": "max(larimar_snapshot_age_seconds)"}, "s"),
     Panel("Changes in no snapshot", {"log lag": "sum(larimar_log_lag)"}, "short"),

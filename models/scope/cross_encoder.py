@@ -29,15 +29,21 @@ class CrossEncoder:
     def __init__(self, model: Any, tokenizer: Any, fingerprint: str) -> None:
         self.model, self.tokenizer, self.fingerprint = model.requires_grad_(False), tokenizer, fingerprint
 
+    @staticmethod
+    def checked(folder: Path) -> str:
+        """The fingerprint of a folder's weights. Raises WeightsMissing where there are none."""
+        if not list(folder.glob("*.safetensors")):
+            raise WeightsMissing(f"LARIMAR_READER={folder} is no registered reader and no folder with a cross-encoder's safetensors")
+        return fingerprint(folder)
+
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> CrossEncoder:
         """Raises WeightsMissing where there is no folder, or no such model in it."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        if not list(folder.glob("*.safetensors")):
-            raise WeightsMissing(f"LARIMAR_READER={folder} is no registered reader and no folder with a cross-encoder's safetensors")
+        of = cls.checked(folder)
         model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-        return cls(model.eval().to(device), AutoTokenizer.from_pretrained(folder, local_files_only=True), fingerprint(folder))
+        return cls(model.eval().to(device), AutoTokenizer.from_pretrained(folder, local_files_only=True), of)
 
     @torch.inference_mode()
     def __call__(self, pairs: Sequence[Pair]) -> list[Judgement]:

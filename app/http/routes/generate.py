@@ -34,7 +34,7 @@ from app.http.schemas import (
     Weight,
 )
 from app.server.settings import Settings
-from app.service import Answered, Read, Service
+from app.service import Answered, Read, Service, kind_of
 from app.service import Request as Ask
 from memory.query import Reading, ScopeChoice
 from models.engine.sampling import Generation, Sampling, TokenLogProb
@@ -68,7 +68,7 @@ def sampling_of(body: GenerateIn | CompletionBase, max_new_tokens: int, logprobs
 def scope_of(reading: Reading, read_by: ReadBy, maybe: float) -> schemas.Scope:
     return schemas.Scope(
         in_scope=reading.in_scope,
-        decision="in" if reading.in_scope else "maybe" if reading.score >= min(maybe, reading.threshold) else "out",
+        decision=kind_of(reading, maybe),
         score=reading.score,
         threshold=reading.threshold,
         similarity=reading.similarity,

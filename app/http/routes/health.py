@@ -27,6 +27,8 @@ async def ready(request: Request, response: Response) -> dict[str, object]:
     if service:
         checks["worker"] = "ok" if service.worker.alive else "dead"
         checks["look-ups"] = "ok" if service.tenants.lookups.alive else "dead"
+        scope = service.model.scope
+        checks["reader"] = "ok (none)" if scope is None else "ok" if scope.calibrated else "ok (not calibrated)"
         try:
             checks["store"] = f"ok ({(await service.tenants.store.probed()).level})"
         except MemoryError_ as error:
