@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memory.algebra import SEED
 from models.bert import BertTrunk
 from models.lora import LowRank
 
 LEXICAL_DIM = 512
+SEED = 2403_11901 % 2**31  # of the directions of words, which stored keys are made of
 _STREAM = np.random.RandomState()  # seeded anew for each direction: a new one takes six times as long
 _DRAWING = threading.Lock()
 

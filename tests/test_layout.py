@@ -16,7 +16,8 @@ TRACKED = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=Tru
 
 # The import law: the parts of the code, and which other parts each may import. A module is of the part with the longest name that
 # it is within.
-MEMORY = {"memory", "memory.scope", "memory.store"}
+READING = {"memory.readable", "memory.fact_index", "memory.episodic", "memory.excerpt", "memory.scope.two_hops"}
+MEMORY = {"memory", "memory.scope", "memory.store", *READING}
 MODELS = {"models", "models.engine", "models.scope"}
 INSTRUMENTS = {
     f"app.server.{name}"
@@ -30,12 +31,13 @@ EVERYTHING = {*BELOW_HTTP, *TRAINING, "app.http", "app.server", "app.client", "a
 LAW: dict[str, set[str]] = {
     "memory": set(),
     "memory.scope": {"memory"},
+    **{name: {"memory", "memory.scope", *READING} for name in READING},  # who reads facts asks scope, and not the other way round
     "memory.store": {"memory"},
     "models": {"models.engine", "models.scope"},
     "models.engine": {"models"},
-    "models.scope": {"models", "memory"},
-    "models.training": {*MODELS, "memory", "models.evaluation"},
-    "models.evaluation": {*MODELS, "memory", "models.training"},
+    "models.scope": {"models"},
+    "models.training": {*MODELS, "models.evaluation"},
+    "models.evaluation": {*MODELS, "models.training"},
     **{name: {"app", *MEMORY, *MODELS, *INSTRUMENTS} for name in INSTRUMENTS},
     "app": set(),
     "app.inference": {*MODELS, *INSTRUMENTS},
@@ -110,7 +112,7 @@ def test_the_law_is_read_from_every_form_of_import() -> None:
 
 def test_import_law() -> None:
     ours = {(name, other) for name, others in IMPORTS.items() for other in others if other.split(".")[0] in (*PACKAGES, "tests")}
-    assert not sorted((name, other) for name, other in ours if not lawful(name, other))
+    assert not {(name, other) for name, other in ours if not lawful(name, other)}
     foreign = {(name, other.split(".")[0]) for name, others in IMPORTS.items() for other in others}
     assert not {(name, other) for name, other in foreign if other in UNSAFE}
     assert not {(name, other) for name, other in foreign if other in APP_ONLY and not within(name, "app")}

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -16,7 +15,7 @@ from starlette.types import Scope
 from app.access.api_keys import KeyNotFound
 from app.access.limits import RateLimited
 from app.inference.errors import NotReady, QueueFull
-from app.server.logs import traceback_of
+from app.server.logs import log_defect
 from app.tenants.errors import KeyReused, PromptTaken, TenantFull, TenantNotFound, VersionNotReached
 from memory import errors as memory
 from memory.store.commit import CommitUnknown
@@ -130,7 +129,6 @@ _OPENAI_STATUS = {422: 400}  # which knows no 422
 _FORMS = {"/facts": [("body", form) for form in ("fact", "text", "list")]}  # pydantic puts a body's form before the field
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 INTERNAL = Problem(500, "internal", "Internal error", "the server failed; its log has the request id")
-log = structlog.get_logger()
 
 
 def describe(error: BaseException) -> Problem:
@@ -144,7 +142,7 @@ def describe(error: BaseException) -> Problem:
 def failed(error: BaseException) -> None:
     """Log a defect with its traceback; an exception that the table knows is none."""
     if describe(error) is INTERNAL:
-        log.error("failed", error=type(error).__name__, traceback=traceback_of(error))
+        log_defect(error)
 
 
 def explained(error: Exception) -> tuple[Problem, str]:

@@ -8,6 +8,8 @@ import traceback
 
 import structlog
 
+log = structlog.get_logger()
+
 
 def traceback_of(error: BaseException) -> str:
     """Frames and kinds of an exception, of those in its group and of its cause; not their messages, which may quote a text."""
@@ -16,6 +18,11 @@ def traceback_of(error: BaseException) -> str:
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     about += "".join(f"\nin it:\n{traceback_of(member)}" for member in members)
     return about if cause is None else f"{about}\ncaused by:\n{traceback_of(cause)}"
+
+
+def log_defect(error: BaseException) -> None:
+    """Log an exception that nothing accounts for, with its traceback."""
+    log.error("failed", error=type(error).__name__, traceback=traceback_of(error))
 
 
 def configure(level: str) -> None:

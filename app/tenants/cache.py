@@ -12,9 +12,9 @@ from typing import TypeVar
 import structlog
 
 from app.inference.errors import NotReady, QueueFull
+from app.inference.fair_queue import apart
 from app.inference.worker import InferenceWorker
 from app.server.metrics import Metrics
-from app.server.shield import apart
 from app.tenants.errors import VersionNotReached
 from app.tenants.tenant import Tenant, TenantLimits
 from memory.episodic import EpisodicMemory

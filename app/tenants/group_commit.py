@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from app.server.shield import apart
+from app.inference.fair_queue import apart
 from app.tenants.tenant import Committed
 from app.tenants.tenants import BLOCK, Tenants
 from memory.fact import Fact

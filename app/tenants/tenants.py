@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import structlog
 
-from app.http.problems import failed
+from app.inference.errors import NotReady
+from app.server.logs import log_defect
 from app.server.shield import to_its_end
 from app.tenants.cache import TenantCache
 from app.tenants.errors import PromptTaken, TenantFull
@@ -256,8 +257,9 @@ class Tenants(TenantCache):
 
         try:
             residual, solve_s, solve_at = await self._surely(tenant, make)
-        except Exception as error:  # a defect, or the server ends
-            failed(error)
+        except Exception as error:
+            if not isinstance(error, NotReady):  # as it is while the server ends
+                log_defect(error)
             told = f"version {changes[-1].version} of {tenant.name} is written, and this server could not follow it: {type(error).__name__}"
             raise CommitUnknown(told) from error
         self._count(tenant, len(changes))

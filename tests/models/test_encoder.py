@@ -13,8 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.algebra import SEED
-from models.encoder import LEXICAL_DIM, _direction, inverse_document_frequency, unknown_words
+from models.encoder import LEXICAL_DIM, SEED, _direction, inverse_document_frequency, unknown_words
 from tests.models import toys
 
 ROOT = Path(__file__).parents[2]
