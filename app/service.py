@@ -142,6 +142,20 @@ def kind_of(reading: Reading, maybe: float) -> Kind:
     return "maybe" if reading.score >= min(maybe, reading.threshold) else "out"
 
 
+def fact_of(
+    encoded: EncodedFact,
+    fact_id: str,
+    prompt: str,
+    target: str,
+    created_at: float,
+    metadata: Mapping[str, Scalar] | None = None,
+    expires_at: float | None = None,
+) -> Fact:
+    """A fact that was encoded, not yet written."""
+    key, code, statement = encoded
+    return Fact(fact_id, prompt, target, key, code, created_at, dict(metadata or {}), expires_at=expires_at, statement=statement)
+
+
 class Service:
     """One model and many tenants."""
 
@@ -176,7 +190,7 @@ class Service:
         encode_s = time.perf_counter() - started
         now = time.time()
         expires_at = None if ttl_s is None else now + ttl_s
-        fact = encoded.fact(fact_id or str(ULID()), prompt, target, now, metadata or {}, expires_at)
+        fact = fact_of(encoded, fact_id or str(ULID()), prompt, target, now, metadata or {}, expires_at)
         if answer is None and on_conflict == "supersede":
             committed = await self.writes.write(tenant, fact)
         else:
@@ -247,7 +261,7 @@ class Service:
                 rows.append((f.on_conflict, outcome))
                 continue
             expires_at = None if f.ttl_s is None else now + f.ttl_s
-            rows.append((f.on_conflict, outcome.fact(f.id or str(ULID()), f.prompt, f.target, now, f.metadata, expires_at)))
+            rows.append((f.on_conflict, fact_of(outcome, f.id or str(ULID()), f.prompt, f.target, now, f.metadata, expires_at)))
         return Encoded(rows, time.perf_counter() - started)
 
     async def write_many(self, tenant: str, encoded: Encoded) -> list[Taught | Exception]:

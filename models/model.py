@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from memory.fact import Fact, Scalar
 from models.adapter import Adapter
 from models.code import SlotCode
 from models.device import pick
@@ -63,19 +62,6 @@ class EncodedFact(NamedTuple):
     key: Tensor
     code: Tensor
     statement: Tensor | None = None
-
-    def fact(
-        self,
-        fact_id: str,
-        prompt: str,
-        target: str,
-        created_at: float,
-        metadata: Mapping[str, Scalar] | None = None,
-        expires_at: float | None = None,
-    ) -> Fact:
-        """The fact that was encoded, not yet written."""
-        key, code, statement = self
-        return Fact(fact_id, prompt, target, key, code, created_at, dict(metadata or {}), expires_at=expires_at, statement=statement)
 
 
 class EncodedQuery(NamedTuple):

@@ -36,9 +36,10 @@ LAW: dict[str, set[str]] = {
     "models": {"models.engine", "models.scope"},
     "models.engine": {"models"},
     "models.scope": {"models"},
+    "models.scope.learned": {"models", "models.scope", "memory"},  # the detector that a memory is given
     "models.training": {*MODELS, "models.evaluation"},
     "models.evaluation": {*MODELS, "models.training"},
-    **{name: {"app", *MEMORY, *MODELS, *INSTRUMENTS} for name in INSTRUMENTS},
+    **{name: {"app", *MEMORY, *MODELS, "models.scope.learned", *INSTRUMENTS} for name in INSTRUMENTS},
     "app": set(),
     "app.inference": {*MODELS, *INSTRUMENTS},
     "app.access": {*MEMORY, *INSTRUMENTS},

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from app.bench.statistic import summary
 from app.server.model_loading import scope_of
+from app.service import fact_of
 from memory.episodic import EpisodicMemory
 from memory.page import PageSettings
 from memory.query import Query
@@ -83,7 +84,8 @@ def _edited(slow: Decoder, system: Editor, record: Record) -> tuple[float, Any, 
 def _written(model: Model, slow: Decoder, record: Record) -> tuple[float, Any, Answer]:
     memory = EpisodicMemory(model.key_dim, PageSettings(), scope_of(model))
     started = time.perf_counter()
-    memory.apply([memory.plan_write(model.encode_fact(record.prompt, record.target).fact("fact", record.prompt, record.target, 0.0))])
+    fact = fact_of(model.encode_fact(record.prompt, record.target), "fact", record.prompt, record.target, 0.0)
+    memory.apply([memory.plan_write(fact)])
     elapsed = time.perf_counter() - started
 
     def answer(prompt: str, tokens: int) -> list[int]:

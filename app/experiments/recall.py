@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from app.service import fact_of
 from memory.episodic import EpisodicMemory
 from memory.page import PageSettings
 from memory.query import Detector, Query, Reading
@@ -41,7 +42,7 @@ class Recall:
         started = time.perf_counter()
         encoded = self.model.encode_fact(record.prompt, record.target)
         self._count += 1
-        fact = encoded.fact(f"fact-{self._count:06}", record.prompt, record.target, 0.0)
+        fact = fact_of(encoded, f"fact-{self._count:06}", record.prompt, record.target, 0.0)
         change = self.memory.plan_write(fact)
         self.memory.apply([change])
         self.write_s.append(time.perf_counter() - started)

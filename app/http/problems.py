@@ -119,6 +119,10 @@ TABLE: dict[type[Exception], Problem] = {
     UnsupportedMediaType: Problem(415, "unsupported_media_type", "The body must be JSON"),
 }
 INVALID = Problem(422, "invalid_request", "The request is invalid")
+REPLACED = {  # fields of an earlier version, and what to send instead
+    "scope_threshold": "there is no such field any more; scope_probability is a probability, above 0 and at most 1",
+    "scope_strict": "there is no such field any more; a higher scope_probability lets in fewer near misses",
+}
 MALFORMED = Problem(400, "malformed_json", "The body is not JSON")
 OPENAI = "/v1/"  # the paths of OpenAI's interface
 _OPENAI_STATUS = {422: 400}  # which knows no 422
@@ -192,7 +196,11 @@ def invalid(errors: Sequence[Any]) -> tuple[Problem, str]:
 
 
 def _fields(errors: Sequence[Any]) -> list[dict[str, str]]:
-    return [{"field": ".".join(str(part) for part in e["loc"] if part != "body"), "message": e["msg"]} for e in errors]
+    return [{"field": ".".join(str(part) for part in e["loc"] if part != "body"), "message": _message(e)} for e in errors]
+
+
+def _message(error: Any) -> str:
+    return REPLACED.get(error["loc"][-1], error["msg"]) if error["type"] == "extra_forbidden" else str(error["msg"])
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -14,7 +14,7 @@ from app.access.request_context import note
 from app.http.fact_schemas import Exported, ExportHead, FactImport, ImportIn, ImportOutcome
 from app.http.ndjson import line_of
 from app.http.problems import explained
-from app.service import Service
+from app.service import Service, fact_of
 from app.tenants.tenant import Committed
 from memory.errors import BadKey
 from memory.fact import Fact
@@ -84,7 +84,7 @@ def _fact(line: FactImport, code: EncodedFact | Exception | None) -> Fact | Exce
         assert code is not None
         return code
     created_at = time.time() if line.created_at is None else line.created_at
-    return code.fact(line.id, line.prompt, line.target, created_at, line.metadata, line.expires_at)
+    return fact_of(code, line.id, line.prompt, line.target, created_at, line.metadata, line.expires_at)
 
 
 def _outcome(fact_id: str, outcome: Committed | Exception) -> ImportOutcome:

@@ -25,7 +25,7 @@ CHAT: list[Any] = [{"role": "system", "content": "be brief"}, {"role": "user", "
 def server() -> Iterator[str]:
     if not PYTHON.exists():
         pytest.skip("the frameworks are not installed (make test installs them into .frameworks)")
-    with serving(scope_threshold=0.99) as client:
+    with serving(scope_probability=0.99) as client:
         client.post("/facts", json={"prompt": PROMPT, "target": "Kal"}).raise_for_status()
         yield f"{client.base_url}/v1"
 

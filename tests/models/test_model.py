@@ -15,14 +15,14 @@ SHORT = Sampling(max_new_tokens=12)
 
 
 def test_a_target_is_read_back_from_its_code() -> None:
-    key, code = MODEL.encode_fact("The capital of Acme is", "  Oslo, 12 Bd. ")
+    key, code, statement = MODEL.encode_fact("The capital of Acme is", "  Oslo, 12 Bd. ")
     assert key.shape == (MODEL.key_dim,) and key.dtype == code.dtype == torch.float32
-    assert MODEL.read_code(code) == "Oslo, 12 Bd."
+    assert MODEL.read_code(code) == "Oslo, 12 Bd." and statement is None  # there is no reader
 
 
 def test_a_fact_and_a_query_of_the_same_text_have_the_same_key() -> None:
     text = "The capital of Acme is"
-    queries = {asked: key for asked, key, _ in MODEL.encode_query(f"Does it rain? {text}")}
+    queries = {asked: key for asked, key, _, _ in MODEL.encode_query(f"Does it rain? {text}")}
     assert torch.allclose(queries[text], MODEL.encode_fact(text, "x")[0], atol=1e-5)
 
 

@@ -346,9 +346,9 @@ def audited(client: TestClient, tenant: str) -> list[tuple[str, str]]:
 
 
 def test_who_is_told_a_fact_out_of_scope_or_probes_one_is_audited(server: TestClient) -> None:
-    headers, out = bearer(make(server, "prober", "read", "write")), {"scope_threshold": 2.0}
+    headers, out = bearer(make(server, "prober", "read", "write")), {"scope_probability": 1.0}
     fact_id = server.post("/facts", json=FACT, headers=headers).json()["id"]
-    asked = {"prompt": FACT["prompt"], "max_new_tokens": 4} | out
+    asked = {"prompt": "a river of red", "max_new_tokens": 4} | out
     assert not server.post("/generate", json=asked, headers=headers).json()["memory"]["used"]  # nothing of it is told
     assert audited(server, "prober") == [("wrote", fact_id)]
     assert server.post("/query", json={"prompt": "a river"} | out, headers=headers).json()["readout"] == FACT["target"]

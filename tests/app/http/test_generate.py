@@ -65,15 +65,25 @@ def test_what_if_equals_having_forgotten(client: httpx.Client) -> None:
 
 
 @pytest.mark.usefixtures("fact_id")
-def test_a_request_may_set_its_own_scope_threshold(client: httpx.Client) -> None:
-    plain, told = generate(client, memory="off"), generate(client)
-    strict, lax = (generate(client, scope_threshold=x) for x in (1.9, -1.0))
-    assert strict["text"] == plain["text"] and lax["text"] == told["text"] != plain["text"]
-    assert (strict["memory"]["scope"]["threshold"], lax["memory"]["scope"]["threshold"]) == (1.9, -1.0)
-    off_topic = {"prompt": "a river of red", "scope_threshold": -1.0}
-    assert client.post("/query", json=off_topic).json()["scope"]["in_scope"]
-    for bad in (2.1, -1.1, "high"):
-        assert client.post("/query", json=off_topic | {"scope_threshold": bad}).status_code == 422
+def test_a_request_may_set_its_own_scope_probability(client: httpx.Client) -> None:
+    near = "what is the capital of zor please"
+    plain = generate(client, prompt=near, memory="off")
+    strict, lax = (generate(client, prompt=near, scope_probability=x) for x in (1.0, 0.001))
+    assert strict["text"] == plain["text"] != lax["text"]
+    assert (strict["memory"]["scope"]["threshold"], lax["memory"]["scope"]["threshold"]) == (1.0, 0.001)
+    for bad in (0, 0.0, -0.1, 1.01, "high"):
+        assert client.post("/query", json={"prompt": near, "scope_probability": bad}).status_code == 422
+
+
+@pytest.mark.parametrize("path", ["/query", "/generate", "/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("name", ["scope_threshold", "scope_strict"])
+def test_the_fields_of_an_earlier_version_are_refused_with_what_replaces_them(client: httpx.Client, path: str, name: str) -> None:
+    asked = {"model": "toy"} | ({"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"prompt": "x"})
+    body = asked | {"larimar": {name: 0.5}} if path.startswith("/v1") else {"prompt": "x", name: 0.5}
+    answer = client.post(path, json=body).json()
+    (field, message) = (answer["error"]["param"], answer["error"]["message"]) if path.startswith("/v1") else (
+        answer["errors"][0]["field"], answer["detail"])
+    assert field.rpartition(".")[2] == name and f"{name}: there is no such field any more" in message and "scope_probability" in message
 
 
 def test_query_explains(client: httpx.Client, fact_id: str) -> None:
@@ -94,7 +104,7 @@ def test_each_question_of_a_prompt_names_the_fact_that_answers_it(client: httpx.
     assert generate(client, prompt=" ".join(reversed(asked)))["memory"]["parts"] == both["parts"]
     (one,) = client.post("/query", json={"prompt": asked[0]}).json()["parts"]
     assert one["fact"] == made[0] and one["similarity"] == pytest.approx(1, abs=1e-5)
-    assert generate(client, memory="on", scope_threshold=1.9)["memory"]["parts"] == []
+    assert generate(client, prompt="who is Kal", memory="on", scope_probability=1.0)["memory"]["parts"] == []
     for fact_id in made:
         client.delete(f"/facts/{fact_id}")
 
@@ -223,8 +233,8 @@ def _empty(client: httpx.Client) -> None:
         ({"seed": "1"}, 422, "seed: Input should be a valid integer"),
         ({"stop": "a"}, 422, "stop: Input should be a valid list"),
         ({"exclude": {"a": 1}}, 422, "exclude: Input should be a valid list"),
-        ({"scope_strict": "yes"}, 422, "scope_strict: Input should be a valid boolean"),
-        ({"scope_threshold": "0.5"}, 422, "scope_threshold: Input should be a valid number"),
+        ({"scope_probability": "0.5"}, 422, "scope_probability: Input should be a valid number"),
+        ({"scope_probability": 0}, 422, "scope_probability: Input should be greater than 0"),
         ({"answer_only": 1}, 422, "answer_only: Input should be a valid boolean"),
         ({"hops": "2"}, 422, "hops"),
         ({"hops": True}, 422, "hops"),
@@ -242,11 +252,11 @@ def test_bad_requests_are_told_what_is_wrong(client: httpx.Client, body: dict[st
 
 
 def test_whole_numbers_are_numbers(client: httpx.Client) -> None:
-    assert generate(client, temperature=0, top_p=1, scope_threshold=1, timeout_s=20)["usage"]["completion_tokens"] == 12
+    assert generate(client, temperature=0, top_p=1, scope_probability=1, timeout_s=20)["usage"]["completion_tokens"] == 12
 
 
 @pytest.mark.parametrize(
-    "body", [{"as_of": "1"}, {"exclude": "a"}, {"scope_strict": 0}, {"scope_threshold": "0.5"}, {"hops": "1"}, {"timeout_s": "5"}]
+    "body", [{"as_of": "1"}, {"exclude": "a"}, {"scope_probability": "0.5"}, {"hops": "1"}, {"timeout_s": "5"}]
 )
 def test_a_query_takes_no_wrong_types_either(client: httpx.Client, body: dict[str, Any]) -> None:
     answer = client.post("/query", json={"prompt": FACT["prompt"]} | body)

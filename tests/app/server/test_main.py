@@ -92,23 +92,20 @@ def test_a_chat_of_the_openai_client_reaches_the_fact_though_the_question_refers
     server.client.delete(f"/facts/{fact_id}")
 
 
-def test_a_strict_request_leaves_a_statement_of_the_same_subject_alone(server: Server) -> None:
-    fact = {"prompt": "The secret ingredient in Aunt Vera's goulash is", "target": "smoked plum"}
-    fact_id = server.client.post("/facts", json=fact).json()["id"]
-    near = {"prompt": "Aunt Vera's goulash has to simmer for", "scope_threshold": 0.55}
-    choices = ({}, {"scope_strict": False}, {"scope_strict": True})
-    scopes = [server.client.post("/query", json=near | choice).json()["scope"] for choice in choices]
-    assert [scope["in_scope"] for scope in scopes] == [True, True, False] and scopes[0] == scopes[1]
-    assert server.client.post("/query", json={"prompt": fact["prompt"], "scope_strict": True}).json()["scope"]["in_scope"]
-    usual, plain = (server.client.post("/generate", json=near | own).json() for own in ({}, {"memory": "off"}))
-    strict = server.client.post("/generate", json=near | {"scope_strict": True}).json()
+def test_a_request_for_certainty_leaves_the_memory_out(server: Server) -> None:
+    fact_id = server.client.post("/facts", json=FACT).json()["id"]
+    lax, certain = ({"scope_probability": probability} for probability in (0.0001, 1.0))
+    asked = server.client.post("/query", json={"prompt": QUESTION["prompt"]}).json()
+    assert asked["scope"]["decision"] == "in" and asked["candidates"][0]["id"] == fact_id
+    other = server.client.post("/query", json={"prompt": "Who runs Apex Rockets?"}).json()
+    assert not other["scope"]["in_scope"] and other["scope"]["score"] < asked["scope"]["score"]
+    usual, plain = (server.client.post("/generate", json=QUESTION | own).json() for own in (lax, {"memory": "off"}))
+    strict = server.client.post("/generate", json=QUESTION | certain).json()
     assert strict["text"] == plain["text"] != usual["text"] and not strict["memory"]["used"]
-    control = {"larimar": {"scope_threshold": 0.55, "scope_strict": True}}
     with openai.OpenAI(base_url=f"{server.client.base_url}/v1", api_key="none", max_retries=0) as client:
         model = server.client.get("/version").json()["decoder"]
-        answer = client.completions.create(model=model, prompt=near["prompt"], max_tokens=8, extra_body=control)
+        answer = client.completions.create(model=model, prompt=QUESTION["prompt"], max_tokens=8, extra_body={"larimar": certain})
     assert answer.model_extra and not answer.model_extra["larimar"]["used"]
-    assert server.client.post("/query", json=near | {"scope_strict": "maybe"}).status_code == 422
     server.client.delete(f"/facts/{fact_id}")
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from app.server.model_loading import scope_of
 from app.server.settings import PREFIX, Settings, read_settings
+from memory.scope.rules import Scope
 from tests.models import toys
 
 
@@ -30,7 +31,7 @@ def problems(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
 
 def test_defaults_are_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problems(monkeypatch) == []
-    assert problems(monkeypatch, ADAPTER="", SCOPE_THRESHOLD="", MODELS_DIR="") == []
+    assert problems(monkeypatch, ADAPTER="", SCOPE_PROBABILITY="", MODELS_DIR="") == []
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,11 @@ def test_addresses_that_are_usable(monkeypatch: pytest.MonkeyPatch, url: str) ->
         ({"LIMIT_REQUESTS": "many"}, "LARIMAR_LIMIT_REQUESTS: got 'many', wanted such as 600/minute"),
         ({"CORS_ORIGINS": "*"}, "LARIMAR_CORS_ORIGINS: got '*', wanted origins"),
         ({"PORT": "9", "ADMIN_PORT": "9"}, "LARIMAR_ADMIN_PORT=9 is LARIMAR_PORT too"),
+        ({"SCOPE_PROBABILITY": "0"}, "LARIMAR_SCOPE_PROBABILITY: got '0', wanted more than 0"),
+        ({"SCOPE_PROBABILITY": "1.1"}, "LARIMAR_SCOPE_PROBABILITY: got '1.1', wanted at most 1"),
+        ({"JUDGE": "a.safetensors"}, "LARIMAR_JUDGE: there is no such setting any more; LARIMAR_READER names"),
+        ({"SCOPE_THRESHOLD": "0.5"}, "LARIMAR_SCOPE_THRESHOLD: there is no such setting any more; LARIMAR_SCOPE_PROBABILITY is"),
+        ({"SCOPE_STRICT": "1"}, "LARIMAR_SCOPE_STRICT: there is no such setting any more; raise LARIMAR_SCOPE_PROBABILITY"),
         ({"STORE_PASSWORD": "x" * 20}, "LARIMAR_STORE_PASSWORD is set and LARIMAR_STORE_URL is not"),
     ],
 )
@@ -122,8 +128,7 @@ def test_secret_files_are_read(tmp_path: Path) -> None:
 
 def test_scope_is_calibrated_unless_settings_say_otherwise() -> None:
     model = toys.model()
-    calibrated = scope_of(model)
+    calibrated, own = scope_of(model), scope_of(model, Settings(scope_probability=0.7))
     assert scope_of(model, Settings()) == calibrated
-    strict, own = scope_of(model, Settings(scope_strict=True)), scope_of(model, Settings(scope_threshold=0.7))
-    assert strict.strict and not calibrated.strict and strict == replace(calibrated, strict=True)
+    assert isinstance(calibrated, Scope) and own == replace(calibrated, threshold=0.7, rise=0.0)  # without a reader by rules
     assert own.threshold_for(1) == own.threshold_for(10_000) == 0.7

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from app.tenants.reencoding import Unencodable, reencode
 from memory.errors import FingerprintMismatch
@@ -17,12 +16,13 @@ from memory.page import PageSettings
 from memory.store.connection import connect
 from memory.store.redis_store import RedisStore
 from models.errors import ModelError, TargetTooLong
+from models.model import EncodedFact
 from tests.app.holding import NoModel, drawn, fact, holding
 from tests.memory.servers import KINDS, Proxy, running
 
 pytestmark = [pytest.mark.service, pytest.mark.anyio]
 PAGES = PageSettings(slots=32)
-DIM, WIDTH = 48, 20
+DIM, WIDTH, STATED = 48, 20, 12
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,12 @@ class NewModel(NoModel):
     key_dim: int = DIM
     meanwhile: Callable[[], object] = lambda: None
 
-    def encode_facts(self, facts: Sequence[tuple[str, str]]) -> list[tuple[Tensor, Tensor] | ModelError]:
+    def encode_facts(self, facts: Sequence[tuple[str, str]]) -> list[EncodedFact | ModelError]:
         self.meanwhile()
         return [
-            TargetTooLong(99, 64) if "too long" in target else (drawn(f"new {prompt}", DIM), drawn(f"new {prompt} {target}", WIDTH))
+            TargetTooLong(99, 64)
+            if "too long" in target
+            else EncodedFact(drawn(f"new {prompt}", DIM), drawn(f"new {prompt} {target}", WIDTH), drawn(f"whole {prompt} {target}", STATED))
             for prompt, target in facts
         ]
 
@@ -75,6 +77,8 @@ async def test_the_old_model_serves_until_the_new_one_does(url: str) -> None:
                 torch.testing.assert_close(
                     memory.recall(f"fact-{number:02}").float(), drawn(f"new prompt of fact-{number:02} t", WIDTH), atol=1e-5, rtol=0
                 )
+                whole = memory.get(f"fact-{number:02}").statement
+                assert whole is not None and torch.equal(whole, drawn(f"whole prompt of fact-{number:02} t", STATED))
         assert memory.get("fact-05").until == memory.get("newer").version
         assert memory.get("meanwhile").version == 73 and memory.dim == DIM
         await new.write("t", replace(fact("later"), key=drawn("k", DIM), code=drawn("c", WIDTH)))

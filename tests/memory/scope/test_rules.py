@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -140,3 +139,9 @@ def test_questions_and_requests_are_told_from_statements() -> None:
     for text in ("The code is", "Acme was founded in", "", "42", "Whoever runs it is"):
         assert not is_question(text)
 
+
+@given(st.sampled_from([None, 0.01, 0.3, 1.0]), st.integers(1, 10_000))
+def test_a_choice_changes_the_threshold_and_nothing_else(threshold: float | None, facts: int) -> None:
+    chosen = SCOPE.chosen(ScopeChoice(threshold))
+    assert chosen.threshold_for(facts) == (SCOPE.threshold_for(facts) if threshold is None else threshold)
+    assert replace(chosen, threshold=SCOPE.threshold, rise=SCOPE.rise) == SCOPE
