@@ -243,6 +243,7 @@ def calibrated(
     counterfact: Path | None,
     check: Sequence[Path],
     let_in: float,
+    asks: int | None,
     rows: Path | None,
     say: Callable[[str], None],
 ) -> Calibration:
@@ -250,12 +251,13 @@ def calibrated(
 
     Args:
         counterfact: records for the branch of unfinished statements; without them it is that of questions.
-        check: files that nothing is fitted on.
+        check: files that nothing is fitted on; of each at most `asks` questions are asked, drawn from all.
         rows: where every ask is written, with what was read of it.
     """
 
-    def read(memory: Memory) -> list[Row]:
-        found = candidates(memory, encoder.keys, scope.statements.meanings)
+    def read(memory: Memory, count: int | None = None) -> list[Row]:
+        asks = memory.asks if count is None or count >= len(memory.asks) else random.Random(0).sample(memory.asks, count)
+        found = candidates(replace(memory, asks=asks), encoder.keys, scope.statements.meanings)
         read_rows(memory, found, scope.reader)
         say(f"{memory.name}: {len(memory.facts)} facts, {len(found)} questions read")
         return found
@@ -274,7 +276,7 @@ def calibrated(
     errors = [(share / 100, tally(fitted, calibration, share / 100)) for share in range(5, 100, 5)]
     about["errors"] = [{"threshold": t} | {n: round(v, 1) for n, v in asdict(e).items()} for t, e in errors]
     calibration = replace(calibration, about=about)
-    unseen = {path: read(everyday(path)) for path in check}
+    unseen = {path: read(everyday(path), asks) for path in check}
     groups = [*((path.name, found) for path, found in (sets | unseen).items()), *([("counterfact", records)] if records else [])]
     for name, found in groups:
         for form in ["", *sorted({row.ask.form for row in found})]:
