@@ -54,6 +54,8 @@ def scope_of(method: str, path: str, content_type: str = "application/json") -> 
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
+
+
 def make_key(client: httpx.Client, tenant: str, *scopes: Scope) -> str:
     """A key in the store of a server of this process, made beside it, as `larimar keys create` does."""
     settings: Settings = client.app.state.settings  # type: ignore[attr-defined]  # of `hosted` and `serving`

@@ -14,7 +14,8 @@ PEOPLE = ("Ann Lee", "Bob Ray", "Cy Fox", "Dora Hill", "Emil Bach", "Fay Stone")
 
 @dataclass(frozen=True)
 class Sent:
-    """A request; `KEY` and `KEY_ID` in its path and headers stand for the API key that an earlier answer made."""
+    """A request; `KEY` and `KEY_ID` in its path and headers stand for the API key that an earlier answer made, `ADMIN` for one
+    that is made beside the server before the first request that needs it."""
 
     method: str
     path: str
@@ -251,7 +252,9 @@ def _forgetting() -> Iterator[Sent]:
 
 
 def _administration() -> Iterator[Sent]:
-    yield sent("POST", "/admin/keys", {"tenant": "acme", "scopes": ["read", "write", "admin"], "requests": "600/minute"})
+    wanted = {"tenant": "acme", "scopes": ["read", "write", "admin"], "requests": "600/minute"}
+    yield sent("POST", "/admin/keys", wanted)
+    yield sent("POST", "/admin/keys", wanted, Authorization="Bearer ADMIN")
     known = {"Authorization": "Bearer KEY"}
     yield sent("GET", "/admin/keys")
     yield sent("GET", "/admin/keys", **known)
