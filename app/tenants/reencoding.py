@@ -1,4 +1,5 @@
-"""A tenant's memory anew for the model at hand: its facts' texts are encoded again, and put in place in one step.
+"""A tenant's memory anew for the model at hand: its facts' texts are encoded again, and put in place in one step. So a memory gets the
+statement keys, too, that versions before the reader did not make.
 
 Until that step servers of the model before read and write the memory as ever; after it they answer
 `memory_of_another_model`, and servers of the new model answer.
@@ -35,7 +36,8 @@ def _silent(_done: int, _of: int) -> None:
 async def reencode(
     store: RedisStore, tenant: str, model: Model, settings: PageSettings, report: Callable[[int, int], None] = _silent
 ) -> int | None:
-    """Returns how many facts were encoded, those of history included; None if the memory is of this model already.
+    """Returns how many facts were encoded, those of history included; None if the memory is of this model already, with a statement key
+    of each fact where the model makes one.
 
     Args:
         report: told how many facts are encoded, and of how many.
@@ -44,8 +46,9 @@ async def reencode(
         Unencodable, StoreCorrupt; StoreUnavailable also where others keep changing the memory.
     """
     try:
-        await store.load(tenant, model.fingerprint)
-        return None
+        found = await store.load(tenant, model.fingerprint)
+        if model.scope is None or _all_stated(found):
+            return None
     except FingerprintMismatch:
         pass
     encoded: dict[int, EncodedFact] = {}  # by version
@@ -63,6 +66,13 @@ async def reencode(
             return len(facts)
         await asyncio.sleep(PAUSE_S)
     raise StoreUnavailable(f"others changed tenant {tenant} during each of {ATTEMPTS} attempts to encode it")
+
+
+def _all_stated(found: Recovered) -> bool:
+    """Whether every fact there is has a statement key; versions before the reader made none."""
+    facts = [fact for page in found.pages.values() for fact in page.facts] + [c.fact for c in found.changes if c.fact is not None]
+    alive = found.alive()
+    return all(fact.statement is not None for fact in facts if fact.version in alive)
 
 
 def _laid(found: Recovered, settings: PageSettings) -> dict[int, list[Fact]]:

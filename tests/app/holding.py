@@ -34,6 +34,7 @@ class NoModel:
 
     fingerprint: str = "f" * 64
     key_dim: int = DIM
+    scope: object = None  # no reader
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - devices are immutable
 
 

@@ -17,6 +17,8 @@ from memory.store.connection import connect
 from memory.store.redis_store import RedisStore
 from models.errors import ModelError, TargetTooLong
 from models.model import EncodedFact
+from tests.app.holding import DIM as OLD_DIM
+from tests.app.holding import WIDTH as OLD_WIDTH
 from tests.app.holding import NoModel, drawn, fact, holding
 from tests.memory.servers import KINDS, Proxy, running
 
@@ -140,3 +142,33 @@ async def test_an_empty_memory_moves_too(url: str) -> None:
         memory = await new.fresh("t")
         assert memory.version == 3 and len(memory) == 0
         assert await reencode(old.store, "nobody", NewModel(), PAGES) is None  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class StatingModel(NoModel):
+    """The model that wrote the memory, now with a reader, which makes statement keys. Attributes: scope: not None is all that is asked."""
+
+    scope: object = "a reader"
+
+    def encode_facts(self, facts: Sequence[tuple[str, str]]) -> list[EncodedFact | ModelError]:
+        return [
+            EncodedFact(drawn(prompt, OLD_DIM), drawn(f"{prompt}\0{target}", OLD_WIDTH), drawn(f"whole {prompt} {target}", 16))
+            for prompt, target in facts
+        ]
+
+
+async def test_a_memory_of_before_the_reader_gets_statement_keys(url: str) -> None:
+    async with holding(url) as serving:
+        for number in range(5):
+            await serving.write("t", fact(f"fact-{number}"))
+        await serving.forget("t", "fact-2")
+        await serving.snapshot()
+        await serving.write("t", fact("later"))
+        assert await reencode(serving.store, "t", NoModel(), PAGES) is None  # type: ignore[arg-type]  # without a reader nothing is missing
+        assert await reencode(serving.store, "t", StatingModel(), PAGES) == 5  # type: ignore[arg-type]
+        memory = await serving.fresh("t")  # a server that runs meanwhile follows
+        assert {name: memory.get(name).statement is not None for name in ("fact-0", "fact-4", "later")} == dict.fromkeys(
+            ("fact-0", "fact-4", "later"), True
+        )
+        assert memory.get("fact-0").target == "t" and len(memory) == 5
+        assert await reencode(serving.store, "t", StatingModel(), PAGES) is None  # type: ignore[arg-type]
