@@ -9,13 +9,14 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fastapi.testclient import TestClient
 
-from tests.app.hosting import hosted
-from tests.replay.requests import Sent, all_requests
+from tests.app.hosting import hosted, make_key
+from tests.replay.requests import Sent, administration, all_requests
 
 ANSWERS = Path(__file__).with_name("answers.jsonl.gz")
 LONG = 30_000  # characters of an answer; of a longer one the digest is kept
@@ -68,7 +69,13 @@ def exchanged(folder: Path) -> list[dict[str, Any]]:
     names = dict[str, str]()
     with hosted(folder) as client:
         names["MODEL"] = client.get("/v1/models").json()["data"][0]["id"]
-        return [{"request": f"{one.method} {one.path} {one.body[:300]}", **answer(client, one, names)} for one in all_requests()]
+
+        def sent(requests: Iterable[Sent]) -> list[dict[str, Any]]:
+            return [{"request": f"{one.method} {one.path} {one.body[:300]}", **answer(client, one, names)} for one in requests]
+
+        found = sent(all_requests())
+        names["KEY"] = make_key(client, "acme", "read", "write", "admin")  # without one nobody administers
+        return found + sent(administration())
 
 
 def write(found: list[dict[str, Any]], file: Path) -> None:
