@@ -9,15 +9,14 @@ import json
 import re
 import sys
 import tempfile
-import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fastapi.testclient import TestClient
 
-from app.access.api_keys import OPEN_S
 from tests.app.hosting import hosted, make_key
-from tests.replay.requests import Sent, all_requests
+from tests.replay.requests import Sent, administration, all_requests
 
 ANSWERS = Path(__file__).with_name("answers.jsonl.gz")
 LONG = 30_000  # characters of an answer; of a longer one the digest is kept
@@ -51,7 +50,7 @@ def answer(client: TestClient, one: Sent, names: dict[str, str]) -> dict[str, An
     """Status, headers and masked body of one answer; a key that it makes is put in `names`."""
 
     def filled(text: str) -> str:
-        return re.sub("KEY_ID|KEY|ADMIN|MODEL", lambda found: names.get(found[0], found[0]), text)
+        return re.sub("KEY_ID|KEY|MODEL", lambda found: names.get(found[0], found[0]), text)
 
     headers = {name: filled(value) for name, value in one.headers.items()}
     path, body = filled(one.path), filled(one.body) if one.path.startswith("/v1") else one.body
@@ -70,13 +69,13 @@ def exchanged(folder: Path) -> list[dict[str, Any]]:
     names = dict[str, str]()
     with hosted(folder) as client:
         names["MODEL"] = client.get("/v1/models").json()["data"][0]["id"]
-        found = []
-        for one in all_requests():
-            if "Bearer ADMIN" in one.headers.values() and "ADMIN" not in names:
-                names["ADMIN"] = make_key(client, "default", "admin")
-                time.sleep(OPEN_S)  # the server believes for so long that there is no key
-            found.append({"request": f"{one.method} {one.path} {one.body[:300]}", **answer(client, one, names)})
-        return found
+
+        def sent(requests: Iterable[Sent]) -> list[dict[str, Any]]:
+            return [{"request": f"{one.method} {one.path} {one.body[:300]}", **answer(client, one, names)} for one in requests]
+
+        found = sent(all_requests())
+        names["KEY"] = make_key(client, "acme", "read", "write", "admin")  # without one nobody administers
+        return found + sent(administration())
 
 
 def write(found: list[dict[str, Any]], file: Path) -> None:

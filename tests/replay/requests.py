@@ -14,8 +14,7 @@ PEOPLE = ("Ann Lee", "Bob Ray", "Cy Fox", "Dora Hill", "Emil Bach", "Fay Stone")
 
 @dataclass(frozen=True)
 class Sent:
-    """A request; `KEY` and `KEY_ID` in its path and headers stand for the API key that an earlier answer made, `ADMIN` for one
-    that is made beside the server before the first request that needs it."""
+    """A request; `KEY` and `KEY_ID` in its path and headers stand for the API key that an earlier answer made."""
 
     method: str
     path: str
@@ -32,7 +31,7 @@ def sent(method: str, path: str, body: Any = None, **headers: str) -> Sent:
 
 def all_requests() -> list[Sent]:
     parts = (_health, _teaching, _bulk, _looking_up, _reading, _generating, _openai, _changing, _history, _tenants, _refused, _forgetting)
-    return [*(one for part in parts for one in part()), *_administration()]
+    return [one for part in parts for one in part()]
 
 
 def _health() -> Iterator[Sent]:
@@ -251,11 +250,11 @@ def _forgetting() -> Iterator[Sent]:
     yield sent("POST", "/facts", {"prompt": "the mayor of rome is", "target": "Kim", "id": "again"})
 
 
-def _administration() -> Iterator[Sent]:
+def administration() -> Iterator[Sent]:
+    known = {"Authorization": "Bearer KEY"}
     wanted = {"tenant": "acme", "scopes": ["read", "write", "admin"], "requests": "600/minute"}
     yield sent("POST", "/admin/keys", wanted)
-    yield sent("POST", "/admin/keys", wanted, Authorization="Bearer ADMIN")
-    known = {"Authorization": "Bearer KEY"}
+    yield sent("POST", "/admin/keys", wanted, **known)
     yield sent("GET", "/admin/keys")
     yield sent("GET", "/admin/keys", **known)
     yield sent("POST", "/facts", {"prompt": "the lake is", "target": "blue", "id": "lake"}, **known)
