@@ -193,6 +193,11 @@ class EpisodicMemory(Readable):
             return BadKey(f"an address key has shape {tuple(fact.key.shape)}, this memory needs ({self.dim},), all finite")
         if fact.code.dim() != 1 or not len(fact.code) or not bool(torch.isfinite(fact.code).all()):
             return BadKey(f"a value code has shape {tuple(fact.code.shape)}, it must be a vector, all finite")
+        if (key := fact.statement) is not None:
+            stated = next((len(other.statement) for other in taken.values() if other.statement is not None), None)
+            wanted = self._fact_index.statement_dim or stated or len(key)
+            if key.shape != (wanted,) or not wanted or not bool(torch.isfinite(key).all()):
+                return BadKey(f"a statement key has shape {tuple(key.shape)}, this memory needs ({wanted},), all finite")
         return None
 
     def _changes(self, facts: Mapping[str, Fact], keep: bool) -> list[Change]:

@@ -49,6 +49,11 @@ class FactIndex:
         """About how many bytes the facts and their entries take, and rows of the directory that are spare."""
         return self._held + self._key_index.spare_bytes + self._statements.spare_bytes
 
+    @property
+    def statement_dim(self) -> int | None:
+        """S, width of the statement keys; None while no fact has one."""
+        return self._statements.dim if len(self._statements) else None
+
     def __contains__(self, fact_id: str) -> bool:
         return fact_id in self._facts
 

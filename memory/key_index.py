@@ -35,6 +35,10 @@ class KeyIndex:
         return len(self.ids)
 
     @property
+    def dim(self) -> int:
+        return self._keys.shape[1]
+
+    @property
     def spare_bytes(self) -> int:
         """Bytes of the rows that no fact uses."""
         row = sum(rows[:1].nbytes for rows in (self._keys, self._coarse, self._scale))

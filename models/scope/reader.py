@@ -136,7 +136,7 @@ class Head(nn.Module):
         """
         seen = []
         for h, row in zip(outputs, rows, strict=True):
-            u, v = h[row.question].mean(0), h[row.fact].mean(0)
+            u, v = (h[part if part.start < part.stop else slice(1)].mean(0) for part in (row.question, row.fact))  # h₀ where there is none
             seen.append(torch.cat([h[0], u, v, u * v, (u - v).abs()]))
         return self.pair(torch.stack(seen)), [self.span(h[row.fact]) for h, row in zip(outputs, rows, strict=True)]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, MPNetConfig, MPNetModel, PreTrainedTokenizerFast
 
 from models.adapter import Adapter
 from models.code import SlotCode
@@ -19,7 +19,10 @@ from models.encoder import Encoder, inverse_document_frequency
 from models.engine.decoder import Decoder
 from models.model import Model
 from models.prefix import CLOSING, OPENING, Prefix
+from models.scope.reader import Head, ReaderUpdate
+from models.scope.transformer import Transformer
 from models.training.corpus import SETS
+from models.weights import fingerprint
 
 SLOT_DIM, MAX_SLOTS = 33, 24
 WORDS = "the capital of is what who where runs paris rome berlin acme rockets zor kal river red blue now does please".split()
@@ -89,6 +92,36 @@ def word_tokenizer() -> Any:
         cls_token="[CLS]",
         sep_token="[SEP]",
     )
+
+
+def encoder_folder(folder: Path, kind: str = "mpnet", seed: int = 0, layers: int = 4) -> Path:
+    """Public weights and tokenizer of a small encoder, as `Transformer` and `PairTokenizer` read them."""
+    begin, end = ("<s>", "</s>") if kind == "mpnet" else ("[CLS]", "[SEP]")
+    vocabulary = {word: i for i, word in enumerate([begin, "<pad>", end, "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.BertNormalizer(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens([begin, "<pad>", end, "<unk>"])
+    sizes = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 32}
+    more = {"vocab_size": len(vocabulary), "max_position_embeddings": 514, "initializer_range": 0.3, "pad_token_id": 1}
+    torch.manual_seed(seed)
+    config = (MPNetConfig if kind == "mpnet" else BertConfig)(**sizes, **more)
+    trunk = (MPNetModel if kind == "mpnet" else BertModel)(config, add_pooling_layer=False).float().eval()
+    for parameter in trunk.parameters():  # biases and norms begin at 0 and 1, which would hide what is left out
+        torch.nn.init.normal_(parameter, parameter.mean().round().item(), 0.3)
+    trunk.save_pretrained(folder)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", cls_token=begin, sep_token=end)
+    wrapped.save_pretrained(folder)
+    return folder
+
+
+def reader_update(folder: Path, seed: int = 0, rank: int = 2) -> ReaderUpdate:
+    """Random, for an encoder's folder."""
+    torch.manual_seed(seed)
+    trunk, factors = Transformer(folder), dict[str, torch.Tensor]()
+    for name, (out, into) in trunk.shapes().items():
+        factors |= {f"{name}.a": torch.randn(rank, into).bfloat16() / 4, f"{name}.b": torch.randn(out, rank).bfloat16() / 4}
+    return ReaderUpdate(factors, dict(Head(trunk.width).state_dict()), {"weights_fingerprint": fingerprint(folder)})
 
 
 def encoder(seed: int = 0) -> Encoder:
