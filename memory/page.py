@@ -262,7 +262,7 @@ class Page:
         if code is not None and (code.dim() != 1 or not len(code)):
             raise BadKey(f"a value code has shape {tuple(code.shape)}, it must be a vector")
         if not bool(torch.isfinite(key).all()) or (code is not None and not bool(torch.isfinite(code).all())):
-            raise BadKey("an address key or value code holds values that are no numbers")
+            raise BadKey("an address key or value code has values that are not finite")
 
 
 @dataclass(frozen=True)

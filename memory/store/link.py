@@ -129,7 +129,7 @@ def _translate(error: RedisError, tenant: str) -> Exception:
     # Some replies quote the refused command, and with it users' texts.
     text = str(error).partition(", with args beginning with")[0][:200]
     if isinstance(error, ResponseError) and "WRONGTYPE" in text:
-        return StoreCorrupt(tenant, "one of its keys is not what this store writes")
+        return StoreCorrupt(tenant, "one of its keys has another type than this store writes")
     return StoreUnavailable(f"{type(error).__name__}: {text}")
 
 

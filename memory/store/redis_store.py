@@ -197,7 +197,7 @@ class RedisStore:
                 await asyncio.to_thread(self._vault.erase, tenant, forgotten)
             except StoreUnavailable as error:  # the next `follow` or `load` erases them
                 written = f"version {changes[-1].version} of {tenant} is written"
-                raise CommitUnknown(f"{written}; the data keys of what it removes are not erased yet: {error}") from error
+                raise CommitUnknown(f"{written}; the data keys of the forgotten facts are not destroyed yet: {error}") from error
 
     async def claim(self, tenant: str) -> None:
         """Claim the tenant's next commit, after losing to other writers. The claim lapses after TURN_MS."""
@@ -306,7 +306,7 @@ class RedisStore:
             try:
                 destroyed += await asyncio.to_thread(self._vault.drop, tenant)
             except StoreUnavailable as error:
-                raise CommitUnknown(f"{tenant} is erased, and its data keys are not yet: {error}; erase it again") from error
+                raise CommitUnknown(f"{tenant} is erased, but its data keys are not: {error}; erase it again") from error
         return Dropped(version, destroyed)
 
     async def tenants(self) -> AsyncIterator[str]:

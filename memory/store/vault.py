@@ -206,7 +206,7 @@ class Vault:
         except OSError as error:
             raise _unavailable(path, error) from error
         if raw[:_SIZE] not in (_MAGIC, raw[:0], _EMPTY):  # empty: the process was killed before the first key was acknowledged
-            raise StoreUnavailable(f"{path} is no file of data keys, or of another version of this program")
+            raise StoreUnavailable(f"{path} is not a file of data keys of this version")
         return raw
 
     def _write(self, tenant: str, records: Mapping[int, bytes]) -> None:
