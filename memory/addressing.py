@@ -30,24 +30,24 @@ class Addressing(Protocol):
 
     @property
     def identity(self) -> str:
-        """Name and constants: equal where the same facts give the same S⁻¹ and M."""
+        """Name and constants; equal identities give the same S⁻¹ and M for the same facts."""
 
     def rows(self, facts: int) -> int:
-        """R for so many facts."""
+        """R, the rows of the matrix, for a number of facts."""
 
     def system(self, keys: Tensor, codes: Tensor, /) -> tuple[Tensor, Tensor]:
         """S (R, R) and Y (R, W)."""
 
     def write(self, inverse: Tensor, matrix: Tensor, keys: Tensor, key: Tensor, code: Tensor, /) -> None:
-        """Add a fact in place: key (D,) and code (W,) float64, keys (N, D) of those before it.
+        """Add a fact in place: key (D,) and code (W,) float64, keys (N, D) of the earlier facts.
 
-        The views have the rows of N + 1 facts; a row that is new is not set yet.
+        `inverse` and `matrix` have the rows of N + 1 facts; a new row is not set yet.
         """
 
     def forget(
         self, inverse: Tensor, matrix: Tensor, rows: Sequence[int], keys: Tensor, codes: Tensor, /
     ) -> tuple[Tensor, Tensor]:
-        """New S⁻¹ and M without the facts of these rows of A and Z."""
+        """New S⁻¹ and M without the facts in these rows of A and Z."""
 
     def read(self, inverse: Tensor, matrix: Tensor, keys: Tensor, codes: Tensor, query: Tensor, /) -> Readout:
         """The posterior at a key (D,) float64."""
@@ -58,8 +58,8 @@ class KernelAddressing:
     """S = G = κ(A, A) + λI and Y = Z, with κ(a, b) = exp(β(⟨a, b⟩ − 1)): kernel ridge regression.
 
     The readout k M / (k G⁻¹ 1) is normalised, so its weights sum to one. At a fact's own key it differs from the code by
-    O(λ), and so does what forgetting another fact changes there. λ = 1e-6 keeps that below 1e-9 for facts as far apart as
-    CounterFact's (512 of them: 1.2e-10; 1.2e-7 for λ = 1e-3), while facts whose keys are equal still solve to 1e-9.
+    O(λ), and forgetting another fact changes it by O(λ). λ = 1e-6 keeps both below 1e-9 for facts as far apart as
+    CounterFact's (512 of them: 1.2e-10; 1.2e-7 for λ = 1e-3), while facts with equal keys still solve to 1e-9.
     """
 
     beta: float = 30.0
@@ -101,7 +101,7 @@ class KernelAddressing:
         k = algebra.kernel(keys, query, self.beta)
         raw = torch.mv(inverse, k)
         total = float(raw.sum())
-        if abs(total) < 1e-290:  # infinitely far from everything: the nearest fact speaks
+        if abs(total) < 1e-290:  # too far from every key: the nearest fact gets all the weight
             weights = torch.zeros_like(raw)
             weights[int(k.argmax())] = 1.0
             return Readout(torch.mv(codes.T.double(), weights), weights, 1.0)
@@ -113,15 +113,15 @@ class KernelAddressing:
 class PseudoInverseAddressing:
     """S = C = Σ wᵢᵀwᵢ + C₀ and Y = Wᵀ Z, with wᵢ = aᵢ M_ref† and C₀ = λI: ridge regression in K coordinates.
 
-    The readout w M is the paper's, not normalised: Readout.weights say how much of each code is in it (code = weights · Z) but
-    need not sum to one, and a query far from a fact's key reads it shrunk.
+    The readout w M is the paper's, not normalised: code = weights · Z, but the weights need not sum to one, and far from a fact's key
+    its readout shrinks.
 
-    It holds min(K, D) facts. Up to there a fact is read back at its key up to O(λ / σ²), σ the least singular value of
-    the addresses (K = 512, λ = 1e-4, keys of CounterFact: relative error 2e-4 for 64 facts, 8e-3 for 448, 0.1 for 512). Beyond,
-    there are more facts than rows and every readout is a compromise (768 facts in 512 rows: error 0.58), whatever λ.
+    It holds min(K, D) facts. Up to that number a fact is read back at its key with an error of O(λ / σ²), σ the least singular value
+    of the addresses (K = 512, λ = 1e-4, keys of CounterFact: relative error 2e-4 for 64 facts, 8e-3 for 448, 0.1 for 512). More facts
+    than rows make every readout a compromise (768 facts in 512 rows: error 0.58), for any λ.
 
     λ = 1e-4 is the smallest power of ten for which forgetting by α = −1 agrees with solving afresh within the page's
-    1e-8 (3.5e-9 at N = 64; 3.6e-7 for λ = 1e-5): α = −1 divides by 1 − w C⁻¹ wᵀ, which is of the size of λ.
+    1e-8 (3.5e-9 at N = 64; 3.6e-7 for λ = 1e-5): α = −1 divides by 1 − w C⁻¹ wᵀ, which has the size of λ.
     """
 
     slots: int
@@ -131,11 +131,11 @@ class PseudoInverseAddressing:
     def identity(self) -> str:
         return f"pseudo-inverse slots={self.slots} ridge={self.ridge} seed={algebra.SEED}"
 
-    def rows(self, facts: int) -> int:  # noqa: ARG002  (the paper's M has all its rows from the start)
+    def rows(self, facts: int) -> int:  # noqa: ARG002  (the paper's M always has K rows)
         return self.slots
 
     def address(self, keys: Tensor) -> Tensor:
-        """w of keys (…, D): (…, K)."""
+        """Addresses w (…, K) of keys (…, D)."""
         return keys @ self._reference(keys)
 
     def system(self, keys: Tensor, codes: Tensor, /) -> tuple[Tensor, Tensor]:
@@ -156,7 +156,7 @@ class PseudoInverseAddressing:
         return inverse, matrix
 
     def read(self, inverse: Tensor, matrix: Tensor, keys: Tensor, _codes: Tensor, query: Tensor, /) -> Readout:
-        """Variance is the share of the prior's that is left, λ w C⁻¹ wᵀ / ‖w‖²."""
+        """Variance is the remaining share of the prior's, λ w C⁻¹ wᵀ / ‖w‖²."""
         w = self.address(query)
         u = torch.mv(inverse, w)
         weights = torch.mv(keys, torch.mv(self._reference(query), u))  # W C⁻¹ wᵀ without the addresses W

@@ -34,7 +34,7 @@ def inverse(matrix: Tensor) -> Tensor:
 
 
 def border(inverse: Tensor, k: Tensor, diagonal: float) -> tuple[Tensor, float]:
-    """What bordering G by a row k and a diagonal element needs: u = G⁻¹k (N,) and s = diagonal − kᵀu > 0.
+    """The terms for bordering G by a row k and a diagonal element: u = G⁻¹k (N,) and s = diagonal − kᵀu > 0.
 
     [G k; kᵀ d]⁻¹ = [G⁻¹ + uuᵀ/s, −u/s; −uᵀ/s, 1/s]
     """
@@ -61,7 +61,7 @@ def recur(inverse: Tensor, matrix: Tensor, w: Tensor, z: Tensor, alpha: float) -
     """
     u = torch.mv(inverse, w)
     s = 1.0 + alpha * float(torch.dot(w, u))
-    s = max(s, 1e-15)  # α = −1 of what was never written has no solution
+    s = max(s, 1e-15)  # α = −1 of a fact that was never written has no solution
     matrix.addr_(u, z - torch.mv(matrix.T, w), alpha=alpha / s)
     inverse.addr_(u, u, alpha=-alpha / s)
 

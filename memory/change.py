@@ -17,18 +17,18 @@ CHANGE, FACT, FINGERPRINT, NONCE, CRC = b"change", b"fact", b"fingerprint", b"no
 
 @dataclass(frozen=True)
 class Change:
-    """A write (which may take the place of an older fact) or a forget.
+    """A write, which may replace an older fact, or a forget.
 
     Attributes:
         version: log position, one above the last.
-        page: the page written to, which is also that of the fact whose place is taken; or the forgotten fact's page.
-        fact: what is written; None for a forget, and for a write whose fact was forgotten since.
-        forgets: versions that wrote the facts which this change removes. (Their ids may be words of a user.)
-        retires: versions that wrote the facts which this change makes history.
-        block: version of the last change of its block; 0 for one that was committed alone. A page that takes many
-            facts of a block is solved once for all of them, so a replay must know what belonged together.
-        replaced: the ids of the facts that `forgets` and `retires` name. Only who planned the change knows them.
-        answers: digests of the idempotency keys that those facts were taught with, and when; as `replaced`.
+        page: the page written to, on which a replaced fact lies too; or the forgotten fact's page.
+        fact: the written fact; None for a forget, and for a write whose fact was forgotten since.
+        forgets: versions that wrote the removed facts. (Their ids may be words of a user.)
+        retires: versions that wrote the facts that become history.
+        block: version of the last change of its block; 0 for a change that was committed alone. A page that takes many
+            facts of a block is solved once for all of them, so a replay needs the same blocks.
+        replaced: the ids of the facts that `forgets` and `retires` name; known to the planner alone, not stored.
+        answers: digest and time (Unix, seconds) of the idempotency keys that those facts were taught with; as `replaced`.
     """
 
     version: int
@@ -42,7 +42,7 @@ class Change:
     answers: tuple[tuple[str, float], ...] = ()
 
     def head(self) -> bytes:
-        """All of it that is not secret, as JSON."""
+        """The change without its secrets (fact, ids, idempotency keys), as JSON."""
         lists = {"forgets": self.forgets, "retires": self.retires}
         head: dict[str, object] = {"version": self.version, "kind": self.kind, "page": self.page}
         head |= {name: list(value) for name, value in lists.items() if value}
@@ -74,7 +74,7 @@ class Change:
 
 
 def answers_of(*facts: Fact) -> tuple[tuple[str, float], ...]:
-    """What `Change.answers` holds of facts that are replaced or forgotten."""
+    """`Change.answers` for facts that are replaced or forgotten."""
     return tuple((fact.answer, fact.created_at) for fact in facts if fact.answer)
 
 

@@ -1,7 +1,7 @@
-"""The episodic memory of one tenant: its pages, its facts, and what is in scope.
+"""The episodic memory of one tenant: its pages and its facts.
 
-No I/O and no locks: one thread works on it, and others look through its view. Live changes and replayed ones go through `apply`,
-so a replayed memory has the bits of the live one.
+No I/O and no locks: one thread changes and reads it, and other threads use its view. Live and replayed changes go through `apply`, so
+a replayed memory equals the live one bit for bit.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from memory.query import Detector
 from memory.readable import PageRows, Readable
 from memory.view import View
 
-SOLVE_AT = 16  # so many new facts of a page are cheaper solved at once than bordered one by one
-BLOCK_BYTES = 900_000  # of a block's facts: it is committed by one command, and no command passes 1 MiB
+SOLVE_AT = 16  # from so many new facts of a page on, one solve is cheaper than bordering for each
+BLOCK_BYTES = 900_000  # of a block's facts: one command commits it, and a command has at most 1 MiB
 
 
 class EpisodicMemory(Readable):
@@ -42,7 +42,7 @@ class EpisodicMemory(Readable):
 
     def __init__(self, dim: int, settings: PageSettings, scope: Detector, device: torch.device | str = "cpu") -> None:
         self.dim, self.settings, self.scope, self.device = dim, settings, scope, device
-        self.view = View()  # of the newest version; any thread may take it and look through it
+        self.view = View()  # of the newest version; any thread may use it
         self._pages: dict[int, PageRows] = {}
         self._free_slots = FreeSlots(settings.slots)
         self._fact_index = FactIndex(dim, scope.clean)
@@ -62,10 +62,10 @@ class EpisodicMemory(Readable):
         repaired: Collection[int] = (),
         device: torch.device | str = "cpu",
     ) -> EpisodicMemory:
-        """The memory of a snapshot and a log. Its pages are solved when they are first asked.
+        """The memory of a snapshot and a log. Each page is solved when it is first read or written.
 
         Args:
-            repaired: pages whose snapshot is damaged and must be written again.
+            repaired: pages with a damaged snapshot, which the next snapshot writes again.
 
         Raises:
             CorruptPage: a page does not fit these settings.
@@ -80,7 +80,7 @@ class EpisodicMemory(Readable):
         return memory
 
     def replay(self, changes: Sequence[Change]) -> None:
-        """Make changes of a log, in their blocks, but for those that are made already."""
+        """Apply the changes of a log that are newer than this memory, block by block."""
         for _, block in groupby([c for c in changes if c.version > self.version], lambda change: change.block or change.version):
             self.apply(list(block), measure=False)
 
@@ -101,7 +101,7 @@ class EpisodicMemory(Readable):
 
     @version.setter
     def version(self, version: int) -> None:
-        """What has been changed is seen from here on, all at once."""
+        """Publish all changes up to `version` in a new view."""
         self.view = self._fact_index.view(version)
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ class EpisodicMemory(Readable):
 
     @property
     def history(self) -> int:
-        """How many facts are kept that newer ones have replaced."""
+        """How many replaced facts are kept."""
         return self._fact_index.history
 
     @property
@@ -119,7 +119,7 @@ class EpisodicMemory(Readable):
 
     @property
     def size_bytes(self) -> int:
-        """About how many bytes it takes here."""
+        """About how many bytes the memory takes in this process."""
         return self._fact_index.size_bytes + sum(sheet.page.size_bytes for sheet in list(self._pages.values()))
 
     def get(self, fact_id: str) -> Fact:
@@ -141,27 +141,27 @@ class EpisodicMemory(Readable):
         return self.view.facts(after, limit, where)
 
     def nearest(self, keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
-        """As Directory.nearest."""
+        """As KeyIndex.nearest."""
         return self._fact_index.nearest(keys, count)
 
     def _sheet(self, fact_id: str) -> PageRows:
         return self._pages[self._fact_index.page_of(fact_id)]
 
     def plan_write(self, fact: Fact) -> Change:
-        """The change that writes one fact. Raises what `plan_block` refuses it with."""
+        """The change that writes one fact. Raises the error that `plan_block` returns for it."""
         (planned,) = self.plan_block([fact])
         if isinstance(planned, Exception):
             raise planned
         return planned
 
     def plan_block(self, facts: Sequence[Fact], *, keep: bool = False) -> list[Change | Exception]:
-        """The changes that write the first of `facts` in one commit. Each supersedes the fact with the same prompt (of an
-        earlier version's several, those on the newest one's page): that is forgotten or, with `keep`, made history.
+        """The changes that write the first of `facts` in one commit. Each supersedes the fact with the same prompt, which is forgotten
+        or, with `keep`, becomes history. (An earlier version may have stored several; those on the newest one's page are superseded.)
 
         Returns:
-            An outcome for each fact that the block takes, at least one: its change, or why it is refused (DuplicateId,
-            BadKey, or what packing it raises: its own, since others' facts are in the block). The block ends before a
-            fact that would supersede one of its own or take an id that it frees, and at BLOCK_BYTES.
+            An outcome for each fact of the block, at least one: its change, or its error (DuplicateId, BadKey, or an error
+            of packing), which refuses this fact alone. The block ends before a fact that would supersede a fact of the block or
+            take an id that the block frees, and at BLOCK_BYTES.
         """
         refusals: list[Exception | None] = []
         taken: dict[str, Fact] = {}  # by prompt
@@ -201,7 +201,7 @@ class EpisodicMemory(Readable):
         return None
 
     def _changes(self, facts: Mapping[str, Fact], keep: bool) -> list[Change]:
-        """The block of changes that writes facts given by their prompts."""
+        """The block of changes that writes these facts, given by the identities of their prompts."""
         if not facts:
             return []
         keys = torch.stack([fact.key for fact in facts.values()])
@@ -224,7 +224,7 @@ class EpisodicMemory(Readable):
         return changes
 
     def plan_update(self, fact: Fact) -> Change:
-        """The change that puts `fact` in the place of the one with its id and prompt. Raises FactNotFound."""
+        """The change that replaces the fact of the same id and prompt by `fact`. Raises FactNotFound."""
         old = self.get(fact.id)
         if old.until:
             raise FactNotFound(fact.id)
@@ -233,20 +233,20 @@ class EpisodicMemory(Readable):
         return Change(version, "write", page, fact, (old.version,), replaced=(fact.id,), answers=answers_of(old))
 
     def plan_forget(self, fact_id: str) -> Change:
-        """The change that forgets a fact, be it current or history. Raises FactNotFound."""
+        """The change that forgets a fact, current or history. Raises FactNotFound."""
         (planned,) = self.plan_forgets([(fact_id, None)])
         if isinstance(planned, FactNotFound):
             raise planned
         return planned
 
     def plan_forgets(self, facts: Sequence[tuple[str, int | None]]) -> list[Change | FactNotFound]:
-        """The changes that forget facts in one commit, be they current or history.
+        """The changes that forget facts, current or history, in one commit.
 
         Args:
-            facts: distinct ids; each with the version that wrote the fact which is meant, None for whichever there is.
+            facts: distinct ids, each with the version that wrote the fact; None accepts any version.
 
         Returns:
-            An outcome for each: its change, or FactNotFound where there is none or it was changed since that version.
+            For each its change, or FactNotFound if there is no such fact or another version wrote it.
         """
         found = [self._fact_index.get(fact_id) if fact_id in self._fact_index else None for fact_id, _ in facts]
         meant = [fact if fact and version in (None, fact.version) else None for fact, (_, version) in zip(found, facts, strict=True)]
@@ -262,16 +262,16 @@ class EpisodicMemory(Readable):
         return planned
 
     def apply(self, changes: Sequence[Change], *, measure: bool = True) -> float:
-        """Make the committed changes of one block.
+        """Apply the committed changes of one block.
 
         Args:
-            measure: the residual of each forget, and of what a write removes from a page that is solved.
+            measure: compute the residual of each forget, and of each fact that a write removes from a solved page.
 
         Returns:
             The greatest residual.
 
         Raises:
-            VersionConflict: they do not follow this memory's version.
+            VersionConflict: the changes are not newer than this memory.
         """
         if changes[0].version <= self.version:
             raise VersionConflict(self.version, changes[0].version - 1)
@@ -289,7 +289,7 @@ class EpisodicMemory(Readable):
         return max(residuals)
 
     def _account(self, change: Change, index: int) -> None:
-        """Bring what is known of the facts up to a change."""
+        """Apply a change to the fact index."""
         for version in change.forgets:
             if (fact_id := self._fact_index.written_by(version)) is not None:
                 self._fact_index.remove(fact_id)
@@ -300,10 +300,10 @@ class EpisodicMemory(Readable):
             self._fact_index.add(change.fact, index)
 
     def _after(self, sheet: PageRows, changes: Sequence[Change], measure: bool) -> tuple[PageRows, float]:
-        """The sheet after a block's changes of its page."""
+        """The page and its ids after a block's changes of it; also the residual."""
         page, ids, residual = sheet.page, sheet.ids, 0.0
         if any(change.forgets or change.retires for change in changes):
-            # Solved afresh even if the fact is unknown: it may be gone from the log that is replayed.
+            # Solved again even if the fact is unknown: a replayed log may have lost it.
             gone = {self._fact_index.written_by(version) for change in changes for version in (*change.forgets, *change.retires)}
             rows = [row for row, fact_id in enumerate(ids) if fact_id in gone]
             page = sheet.page.without(rows)
@@ -319,23 +319,23 @@ class EpisodicMemory(Readable):
         return PageRows(page, (*ids, *(fact.id for fact in facts))), residual
 
     def snapshot(self) -> dict[int, list[Fact]]:
-        """The facts of the pages changed since the last snapshot, rows first, as of this version. These pages are solved
-        afresh when they are next asked, as those of a memory that is restored from the snapshot will be."""
+        """The facts of the pages that changed since the last snapshot, rows first, as of this version. These pages are solved again
+        at the next read or write, as in a memory restored from the snapshot."""
         for index in self._dirty:
             self._pages[index].page.settle()
         return self.laid(self._dirty)
 
     def laid(self, pages: Collection[int] | None = None) -> dict[int, list[Fact]]:
-        """The facts of some pages or of all, rows first."""
+        """The facts of these pages, or of all: its rows in order, then its history."""
         chosen = sorted(self._pages if pages is None else pages)
         return {page: [self._fact_index.get(row) for row in self._pages[page].ids] + self._fact_index.history_of(page) for page in chosen}
 
     def mark_stored(self, pages: Collection[int], version: int) -> None:
-        """These pages were stored as of `version`."""
+        """Note that these pages are stored as of `version`."""
         self._dirty = {index for index in self._dirty if index not in pages or self._changed_at[index] > version}
 
     def checksum(self) -> str:
-        """SHA-256 over all pages and facts: equal memories, bit for bit, have equal checksums."""
+        """SHA-256 over all pages and facts; equal only for memories that are equal bit for bit."""
         digest = hashlib.sha256(str(self.version).encode())
         for index, sheet in sorted(self._pages.items()):
             digest.update(f"{index} {sheet.page.checksum()}".encode())

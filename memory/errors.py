@@ -1,10 +1,10 @@
-"""What can go wrong in a memory or its store; each carries what was got and what was wanted."""
+"""Errors of a memory and its store; each message has the value found and the value wanted."""
 
 from __future__ import annotations
 
 
 class MemoryError_(Exception):
-    """Base of all errors of this package (the builtin of that name means something else)."""
+    """Base of all errors of this package (the builtin MemoryError is another thing)."""
 
 
 class FactNotFound(MemoryError_):
@@ -20,7 +20,7 @@ class DuplicateId(MemoryError_):
 
 
 class BadKey(MemoryError_):
-    """An address key or code of the wrong shape, or with values that are no numbers."""
+    """An address key or code has the wrong shape or values that are not finite."""
 
 
 class CorruptRecord(MemoryError_):
@@ -42,11 +42,11 @@ class VersionConflict(MemoryError_):
 
 
 class AnswerExists(MemoryError_):
-    """Another request with this Idempotency-Key has been answered meanwhile; nothing was written."""
+    """A concurrent request with this Idempotency-Key has been answered; nothing was written."""
 
 
 class AnswerSpent(MemoryError_):
-    """The fact that was taught with this Idempotency-Key has been replaced or forgotten since."""
+    """The fact taught with this Idempotency-Key has been replaced or forgotten since."""
 
     def __init__(self) -> None:
         super().__init__("the fact that was taught with this Idempotency-Key has been replaced or forgotten; nothing was written")

@@ -1,6 +1,6 @@
-"""Some of a memory's facts, read as if there were no others: those of an earlier version, or those that a request names.
+"""An excerpt: some facts of a memory, of an earlier version or named by a request, read as if there were no others.
 
-It is taken from a view, so any thread may take and read one while the memory changes. Nothing is built but the pages that speak.
+It is taken from a view, so any thread may read one while the memory changes. Only the pages that are read get built.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Selection:
     """Which facts of a memory are read.
 
     Attributes:
-        as_of: those of this version, of what is kept: what is forgotten since is not among them. None, or a version that is
-            not yet, for the newest.
-        only: ids of the only ones; None for all.
-        exclude: ids of those that are not.
+        as_of: facts of this version that are still kept; a fact forgotten since is not read. None, or a later version than the
+            newest: the newest.
+        only: ids to read; None for all.
+        exclude: ids to leave out.
     """
 
     as_of: int | None = None
@@ -40,7 +40,7 @@ class Selection:
 
     @property
     def is_excerpt(self) -> bool:
-        """Whether more than a few facts may be left out: then what is left is read by itself."""
+        """Whether many facts may be left out, so that the rest is read as a memory of its own."""
         return self.as_of is not None or self.only is not None
 
 
@@ -50,10 +50,10 @@ EVERYTHING = Selection()
 class Excerpt(Readable):
     """
     Args:
-        memory: of which; only its view and its settings are looked at.
+        memory: its source; only the view and the settings are used.
 
     Raises:
-        FactNotFound: the selection names a fact that is not there.
+        FactNotFound: the selection names an unknown fact.
     """
 
     def __init__(self, memory: EpisodicMemory, selection: Selection) -> None:
@@ -88,7 +88,7 @@ class Excerpt(Readable):
         return row
 
     def get(self, fact_id: str) -> Fact:
-        """The fact as it was then. Raises FactNotFound."""
+        """The fact as it was at this version. Raises FactNotFound."""
         return replace(self._facts[self._row(fact_id)], until=0)
 
     def nearest(self, keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
@@ -115,8 +115,8 @@ class Excerpt(Readable):
 
 
 def _nearest(facts: Sequence[tuple[str, Tensor]], keys: Tensor, count: int) -> list[list[tuple[str, float]]]:
-    """For each key (B, D) the `count` nearest of the facts (id, key). Their keys are read where they are, a span at a time: a matrix of
-    all would be a second index."""
+    """For each key (B, D) the `count` nearest of the facts (id, key). Keys are stacked a span at a time: a matrix of all would be a
+    second index."""
     if not facts:
         return [[] for _ in keys]
     best = []

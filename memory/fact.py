@@ -1,4 +1,4 @@
-"""A fact: what a user taught, and how the memory holds it."""
+"""A fact: prompt and target as a user taught them, with key and code."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ class Fact:
         created_at: seconds since the epoch.
         version: log position that wrote it; 0 before it is written.
         expires_at: seconds since the epoch; None for never.
-        until: log position from which on a newer fact stands in its place and this one is kept as history; 0 while it
-            is current.
+        until: log position at which a newer fact replaced it and it became history; 0 while it is current.
         answer: digest of the Idempotency-Key it was taught with; empty without one.
-        statement: (S,) float32 unit key of the whole fact, prompt and target, on the CPU; None for facts of a version that made none.
+        statement: (S,) float32 unit key of the whole fact, prompt and target, on the CPU; None for a fact of an earlier version.
     """
 
     id: str
@@ -41,7 +40,7 @@ class Fact:
 
 
 def is_current(fact: Fact) -> bool:
-    """Whether no newer fact stands in its place."""
+    """Whether no newer fact has replaced it."""
     return not fact.until
 
 
@@ -51,6 +50,6 @@ def was_there(fact: Fact, version: int) -> bool:
 
 
 def held_bytes(fact: Fact) -> int:
-    """About how many bytes a fact and its entry in the directory take in memory, without its row of a page."""
+    """About how many bytes a fact and its index entries take in memory, without its row of a page."""
     keys = len(fact.key) + (0 if fact.statement is None else len(fact.statement))
     return 9 * keys + 4 * len(fact.code) + len(fact.prompt) + len(fact.target) + 1500

@@ -1,4 +1,4 @@
-"""The register of a tenant's facts: which there are, on which page each lies, and how one is found."""
+"""The index of a tenant's facts: by id, version, prompt and key, with the page of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FactIndex:
 
     Args:
         dim: D, width of the address keys.
-        clean: what is read of a prompt.
+        clean: returns the part of a prompt that the model reads.
     """
 
     def __init__(self, dim: int, clean: Callable[[str], str] = str) -> None:
@@ -29,11 +29,11 @@ class FactIndex:
         self._facts: dict[str, Fact] = {}
         self._page_of: dict[str, int] = {}
         self._by_version: dict[int, str] = {}
-        self._twins: dict[str, tuple[str, ...]] = {}  # the facts that an encoder sees alike, by what it sees
+        self._twins: dict[str, tuple[str, ...]] = {}  # `seen` form of a prompt -> ids of the facts with that form
         self._history: dict[int, set[str]] = {}  # by page
         self._spans = Spans()
         self._key_index = KeyIndex(dim)
-        self._statements = KeyIndex(0)  # of the facts that have a statement key; it is as wide as the first of them
+        self._statements = KeyIndex(0)  # statement keys; as wide as the first one
 
     def __len__(self) -> int:
         """How many facts there are, history not counted."""
@@ -46,7 +46,7 @@ class FactIndex:
 
     @property
     def size_bytes(self) -> int:
-        """About how many bytes the facts and their entries take, and rows of the directory that are spare."""
+        """About how many bytes the facts, their entries and the spare rows of the key indexes take."""
         return self._held + self._key_index.spare_bytes + self._statements.spare_bytes
 
     @property
@@ -68,16 +68,16 @@ class FactIndex:
         return self._page_of[fact_id]
 
     def identity(self, prompt: str) -> str:
-        """What is equal for prompts that are the same."""
+        """The form of a prompt that is equal for prompts of one fact."""
         return normalise(self._clean(prompt))
 
     def holder(self, prompt: str) -> str | None:
-        """The id of the fact with this prompt, of several the newest."""
+        """The id of the newest fact with this prompt."""
         return next(iter(self.holders(prompt)), None)
 
     def holders(self, prompt: str) -> list[str]:
-        """The ids of the facts with this prompt that one change can replace, newest first: those on the newest one's page. There are
-        several only where an earlier version took them for different."""
+        """The ids of the facts with this prompt on the newest one's page, newest first: one change can replace these. There are
+        several only if an earlier version stored them as different facts."""
         identity = self.identity(prompt)
         same = [held for held in self._twins.get(seen(identity), ()) if self.identity(self._facts[held].prompt) == identity]
         found = sorted(same, key=lambda held: -self._facts[held].version)
@@ -88,11 +88,11 @@ class FactIndex:
         return self._by_version.get(version)
 
     def history_of(self, page: int) -> list[Fact]:
-        """The facts of a page that newer ones have replaced, in the order of their ids."""
+        """The replaced facts of a page, in the order of their ids."""
         return [self._facts[fact_id] for fact_id in sorted(self._history.get(page, ()))]
 
     def view(self, version: int) -> View:
-        """What there is now, as of this version."""
+        """A view of the current facts and history, as of this version."""
         return View(version, self._spans.frozen(), len(self), self.history)
 
     def nearest(self, queries: Tensor, count: int) -> list[list[tuple[str, float]]]:
@@ -104,8 +104,8 @@ class FactIndex:
         return self._statements.nearest(queries, count)
 
     def candidates(self, query: str, found: Sequence[tuple[str, float]], exclude: Collection[str]) -> list[tuple[Fact, float]]:
-        """Facts that are found near a query, each with its similarity. Of those that an encoder sees alike there is one: the one that
-        the query spells most nearly, of several the newest."""
+        """The facts found near a query, with their similarities. Of facts that an encoder cannot tell apart only the one is kept whose
+        spelling is nearest to the query's, of equally near ones the newest."""
         chosen: dict[str, float] = {}
         for fact_id, similarity in found:
             if fact_id not in exclude:
@@ -120,7 +120,7 @@ class FactIndex:
         self.add_all([fact], page)
 
     def add_all(self, facts: Sequence[Fact], page: int) -> None:
-        """Add facts of one page, for much less than one by one."""
+        """Add facts of one page at once, much faster than one by one."""
         for fact in facts:
             self._facts[fact.id], self._page_of[fact.id], self._by_version[fact.version] = fact, page, fact.id
             self._held += held_bytes(fact)

@@ -1,4 +1,4 @@
-"""The room that is left on a tenant's pages."""
+"""The free slots of a tenant's pages."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from itertools import chain, count
 
 
 class FreeSlots:
-    """How many facts each page still takes, and which pages take any, in the order of their numbers."""
+    """The number of free slots of each page, and the pages with free slots in the order of their numbers."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._free: dict[int, int] = {}
-        self._open: list[int] = []  # pages with room, sorted
-        self._new = 0  # the first page that there is not yet
+        self._open: list[int] = []  # pages with free slots, sorted
+        self._new = 0  # the number of the next new page
 
     def note(self, page: int, facts: int) -> None:
-        """The page holds so many facts now."""
+        """Note that the page now holds `facts` facts."""
         free, at = self._slots - facts, bisect_left(self._open, page)
         listed = self._open[at : at + 1] == [page]
         if free > 0 and not listed:
@@ -27,9 +27,9 @@ class FreeSlots:
         self._free[page], self._new = free, max(self._new, page + 1)
 
     def free(self, page: int) -> int:
-        """How many facts the page takes; a page that is not there yet takes all its slots."""
+        """The free slots of a page; all of them for a new page."""
         return self._free.get(page, self._slots)
 
     def pages(self) -> Iterator[int]:
-        """Pages with room, the lowest first; then new ones without end. Nothing may be noted meanwhile."""
+        """Pages with free slots, lowest first, then new pages without end. Do not call `note` during the iteration."""
         return chain(self._open, count(self._new))

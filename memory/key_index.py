@@ -1,4 +1,4 @@
-"""All address keys of a tenant in one matrix: one product finds the nearest facts."""
+"""The key index: all address keys of a tenant in one matrix, so that one product finds the nearest facts."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# From so many facts on, a quarter of the bytes is read first: 100,000 keys are 358 MB in float32. Without AVX-512 VNNI torch's product
+# From this number of facts on an 8-bit copy is searched first: 100,000 keys are 358 MB in float32. Without AVX-512 VNNI torch's product
 # of 8-bit integers takes longer than that of float32, twice as long for one query and 17 times as long for 140.
 COARSE_AT = 4096 if torch.cpu.get_capabilities().get("avx512_vnni") else math.inf
-SHORTLIST = 32  # how many more than asked for are then compared in float32
-SPARE = 8  # of the rows one in so many is spare when the matrix has been copied into another: each addition copies eight rows, amortised
+SHORTLIST = 32  # additional candidates that are compared in float32
+SPARE = 8  # a matrix that is copied gets 1/SPARE spare rows: amortised, each addition copies eight rows
 
 
 class KeyIndex:
-    """Ids and their keys (n, D) float32, contiguous, with an 8-bit copy; removal swaps the last row in. Rows are added and given back
-    in steps: at most a third of those in use, and one step, are spare.
+    """Ids and their keys (n, D) float32, contiguous, with an 8-bit copy; removal moves the last row into the gap. The matrix grows and
+    shrinks in steps: at most a third of the rows in use, and one step, are spare.
 
-    The copy has a scale for each row, so it errs by about 4e-4 in a cosine (keys of 896 dimensions); the shortlist is compared
-    in float32. A product of 8-bit integers reads 100,000 keys in 1.9 ms on two cores with AVX-512 VNNI, one of bfloat16 in
+    The copy has a scale for each row and errs by about 4e-4 in a cosine (keys of 896 dimensions), so a shortlist is compared in
+    float32. A product of 8-bit integers reads 100,000 keys in 1.9 ms on two cores with AVX-512 VNNI, one of bfloat16 in
     6.1, one of float32 in 21.
     """
 
@@ -58,17 +58,17 @@ class KeyIndex:
         row, last = self._row.pop(fact_id), len(self) - 1
         for rows in (self._keys, self._coarse, self._scale):
             rows[row] = rows[last]
-            rows[last] = 0  # what is removed is not kept
+            rows[last] = 0  # keeps nothing of a removed key
         if row != last:
             self.ids[row] = self.ids[last]
             self._row[self.ids[row]] = row
         self.ids.pop()
         if 4 * len(self) < 3 * len(self._keys) - SPARE:
             self._resize(len(self))
-            self._row = dict(self._row)  # a dictionary gives nothing back by itself
+            self._row = dict(self._row)  # a dictionary does not shrink by itself
 
     def _resize(self, wanted: int) -> None:
-        """Copies the rows in use into a matrix for `wanted` ones and some more."""
+        """Copy the rows in use into a matrix with `wanted` rows and spare ones."""
         n, size = len(self), wanted + wanted // SPARE
         self._keys, self._coarse, self._scale = (_copied(rows, n, size) for rows in (self._keys, self._coarse, self._scale))
 
@@ -101,7 +101,7 @@ def _quantised(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _copied(rows: Tensor, kept: int, size: int) -> Tensor:
-    """The first `kept` rows, with zeros up to `size`."""
+    """The first `kept` rows, followed by zeros up to `size` rows."""
     fresh = torch.zeros(size, *rows.shape[1:], dtype=rows.dtype)
     fresh[:kept] = rows[:kept]
     return fresh

@@ -18,8 +18,8 @@ _FORMAT = 1
 
 
 def pack(fact: Fact) -> bytes:
-    """Description as JSON, key, code and statement key as little-endian float32. The description tells how long a statement key is
-    (`"stated"`); a fact without one has the bytes that earlier versions wrote."""
+    """Description as JSON; key, code and statement key as little-endian float32. `"stated"` in the description is the length of the
+    statement key; a fact without one has the same bytes as in earlier versions."""
     stated = {} if fact.statement is None else {"stated": len(fact.statement)}
     head = json.dumps(describe(fact) | stated, ensure_ascii=False, separators=(",", ":")).encode()
     tensors = (fact.key, fact.code) if fact.statement is None else (fact.key, fact.code, fact.statement)
@@ -47,7 +47,7 @@ def unpack(raw: bytes) -> Fact:
 
 
 def describe(fact: Fact) -> dict[str, object]:
-    """Everything of a fact but its tensors, for JSON."""
+    """A fact without its tensors, for JSON."""
     described: dict[str, object] = {
         "id": fact.id,
         "prompt": fact.prompt,
@@ -61,12 +61,12 @@ def describe(fact: Fact) -> dict[str, object]:
 
 
 def recall(described: Mapping[str, object], key: torch.Tensor, code: torch.Tensor) -> Fact:
-    """The fact that `describe` described. Raises TypeError for another shape."""
+    """The inverse of `describe`. Raises TypeError for an unknown or missing field."""
     return Fact(key=key, code=code, **described)  # type: ignore[arg-type]
 
 
 def size_bytes(fact: Fact) -> int:
-    """About how many bytes the fact has in a log entry, never fewer. Raises what `pack` would."""
+    """An upper bound of the fact's bytes in a log entry, and about their number. Raises as `pack`."""
     text = json.dumps(describe(fact), ensure_ascii=False).encode()
     floats = len(fact.key) + len(fact.code) + (0 if fact.statement is None else len(fact.statement))
     return len(text) + 4 * floats + 512

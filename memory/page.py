@@ -1,7 +1,7 @@
-"""A page: one Larimar memory of at most K facts. How keys become rows of its matrix is its addressing's matter.
+"""A page: one Larimar memory of at most K facts. Its addressing turns keys into rows of its matrix.
 
 Writing and forgetting are exact and one shot. All buffers are allocated for K rows (untouched rows cost no memory), so a
-page restored from bytes has the same strides as the page that was saved, and the same operations give the same bits.
+restored page has the strides of the saved one, and the same operations give the same bits.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from memory.fact import Fact
 from memory.readout import Readout
 
 CHECK_EVERY = 128  # writes between two checks of the drift
-DRIFT = 1e-8  # a page that drifted further from its least-squares solution is solved again
+DRIFT = 1e-8  # a page whose residual is greater is solved again
 
 
 @dataclass(frozen=True)
 class PageSettings:
-    """What every page of a memory is made of.
+    """Settings of every page of a memory.
 
     Attributes:
         slots: K, the most facts of a page.
         beta: kernel sharpness β.
-        ridge: λ; None is the addressing's own.
+        ridge: λ; None for the addressing's default.
         addressing: the kernel, or the paper's for comparison.
 
     Raises:
@@ -51,7 +51,7 @@ class PageSettings:
             raise ValueError(f"addressing is {self.addressing!r}, it must be one of {', '.join(get_args(AddressingName))}")
 
     def row_bytes(self, dim: int, width: int) -> int:
-        """Bytes that a fact's row takes in a page that is solved: key, code, and rows of S⁻¹ and M."""
+        """Bytes of a fact's row in a solved page: key, code, and rows of S⁻¹ and M."""
         return 8 * dim + 4 * width + 8 * (self.slots + width)
 
     def make_addressing(self) -> Addressing:
@@ -61,10 +61,10 @@ class PageSettings:
 
 
 class Page:
-    """N ≤ K facts as keys A (N, D) and codes Z (N, W), and the memory they make: S⁻¹ (R, R) and M (R, W), see Addressing.
+    """N ≤ K facts as keys A (N, D) and codes Z (N, W), and their memory: S⁻¹ (R, R) and M (R, W), see Addressing.
 
-    A code wider than W widens the page with zero columns, a narrower one is padded with zeros: a zero slot says
-    "empty" (models.code), so neither changes what is read.
+    A code wider than W widens the page with zero columns; a narrower one is padded with zeros. A zero slot means "empty"
+    (models.code), so neither changes a readout.
     """
 
     def __init__(self, settings: PageSettings, dim: int, width: int = 0, device: torch.device | str = "cpu") -> None:
@@ -81,7 +81,7 @@ class Page:
         self._matrix = self._buffer(k, width)
 
     def _buffer(self, rows: int, columns: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Zeros, which in NumPy take no memory until they are written: what `torch.empty` finds there may be forgotten."""
+        """Zeros, which take no memory in NumPy until they are written. (`torch.empty` could expose forgotten facts.)"""
         if self.device.type != "cpu":
             return torch.zeros(rows, columns, dtype=dtype, device=self.device)
         return torch.from_numpy(np.zeros((rows, columns), np.float32 if dtype == torch.float32 else np.float64))
@@ -130,7 +130,7 @@ class Page:
         """Write one fact in one shot, O(R² + RW).
 
         Raises:
-            BadKey: wrong shapes or values that are no numbers; the page is unchanged.
+            BadKey: wrong shapes or values that are not finite; the page is unchanged.
         """
         self._check(key, code)
         if self.full:
@@ -152,7 +152,7 @@ class Page:
             self.unchecked = 0
 
     def write_block(self, keys: Tensor, codes: Sequence[Tensor]) -> None:
-        """Write a block of facts, keys (B, D), with one solve when the page is next asked: cheaper than a sequence for many.
+        """Write a block of facts, keys (B, D), with one solve at the next read or write: cheaper than single writes for many facts.
 
         Raises:
             BadKey: as `write`.
@@ -171,8 +171,8 @@ class Page:
         self.widths += [len(c) for c in codes]
 
     def without(self, rows: Sequence[int]) -> Page:
-        """A new page without these rows. It will be solved afresh from the remaining facts: its bits depend on those alone, so
-        nothing of a forgotten fact is left, not even in the rounding."""
+        """A new page without these rows, solved from the remaining facts at its first use. Its bits depend on those alone, so nothing
+        of a forgotten fact is left, not even in the rounding."""
         gone = set(rows)
         kept = [row for row in range(len(self)) if row not in gone]
         width = max((self.widths[row] for row in kept), default=0)
@@ -183,8 +183,8 @@ class Page:
         return fresh
 
     def distance(self, rows: Sequence[int], fresh: Page) -> float:
-        """The residual of forgetting: these rows are removed in one shot, and the relative distance is that of the matrix then
-        from the one of `fresh`, `without` them. Solves both pages unless they are."""
+        """The residual of forgetting: the relative distance of this page's matrix, after these rows are removed in one shot, from
+        the matrix of `fresh`, the page `without` them. Solves both pages if they are not solved."""
         if not len(fresh):
             return 0.0
         matrix = self.matrix
@@ -196,7 +196,7 @@ class Page:
         """The posterior at a query key (D,).
 
         Raises:
-            BadKey: wrong shape or values that are no numbers.
+            BadKey: wrong shape or values that are not finite.
         """
         self._check(key)
         if not len(self):
@@ -205,7 +205,7 @@ class Page:
 
     @classmethod
     def of(cls, settings: PageSettings, dim: int, keys: Sequence[Tensor], codes: Sequence[Tensor], device: torch.device | str) -> Page:
-        """The page of these rows; it is solved when it is first asked."""
+        """The page of these rows, solved at its first use."""
         page = cls(settings, dim, max((len(code) for code in codes), default=0), device)
         page.widths = [len(code) for code in codes]
         if codes:
@@ -214,7 +214,7 @@ class Page:
         return page
 
     def settle(self) -> None:
-        """Have the page solved afresh when it is next asked: its bits are then those of its rows alone."""
+        """Solve the page again at its next use, so that its bits depend on its rows alone."""
         self.solved, self.unchecked = False, 0
 
     def _solve(self) -> None:
@@ -222,7 +222,7 @@ class Page:
             self.resolve()
 
     def resolve(self) -> None:
-        """Solve the page afresh from its keys and codes."""
+        """Solve the page from its keys and codes."""
         self.solved = True
         if self.rows:
             system, right = self.addressing.system(self.keys, self.codes)
@@ -262,12 +262,12 @@ class Page:
         if code is not None and (code.dim() != 1 or not len(code)):
             raise BadKey(f"a value code has shape {tuple(code.shape)}, it must be a vector")
         if not bool(torch.isfinite(key).all()) or (code is not None and not bool(torch.isfinite(code).all())):
-            raise BadKey("an address key or value code holds values that are no numbers")
+            raise BadKey("an address key or value code has values that are not finite")
 
 
 @dataclass(frozen=True)
 class StoredPage:
-    """What is left of a page's snapshot: the facts whose data keys still are, in row order, and the version it covers."""
+    """A page of a snapshot: the facts whose data keys still exist, in row order, and the version that it covers."""
 
     covered: int
     facts: tuple[Fact, ...]

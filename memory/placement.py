@@ -1,4 +1,4 @@
-"""Which page a new fact goes to."""
+"""Placement: the page of a new fact."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from memory.free_slots import FreeSlots
 
 
 class Placement:
-    """Places the new facts of one block, one after the other.
+    """Chooses pages for the new facts of one block, one after the other.
 
-    A fact goes to the page of its nearest neighbour, so that facts that interfere are solved together, while that page
-    has room; else to the first page with room, and to a new one only where all are full: a tenant has no more pages than the
-    most facts it ever held fill. Only the writer places; who replays its log finds the page there.
+    A fact goes to the page of its nearest neighbour, so that interfering facts are solved together. If that page is full, it goes
+    to the first page with a free slot, and to a new page only if all are full: a tenant has no more pages than its greatest number
+    of facts fills. Only the writer places; a replay takes the page from the log.
 
     Args:
         keys: (B, D) of the block's facts.
-        neighbours: for each the page of its nearest stored fact and their similarity; None in an empty memory.
-        room: on the pages before the block.
+        neighbours: for each fact the page of its nearest stored fact and their similarity; None in an empty memory.
+        room: free slots before the block.
     """
 
     def __init__(self, keys: Tensor, neighbours: Sequence[tuple[int, float] | None], room: FreeSlots) -> None:
@@ -33,7 +33,7 @@ class Placement:
         self._first = next(self._open)
 
     def next(self, superseded: int | None) -> int:
-        """The page of the next fact; one that supersedes another takes its place."""
+        """The page of the next fact; `superseded` is the page of the fact that it replaces, and is kept."""
         page = superseded if superseded is not None else self._free(self._nearest(len(self._pages)))
         self._pages.append(page)
         if superseded is None:

@@ -1,4 +1,4 @@
-"""A query, what decides whether a fact is asked for, and what reading a tenant's memory gives."""
+"""Queries, the scope detector's interface, and the result of reading a memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memory.fact import Fact
 
-ASKED = 3  # how many facts one prompt may ask for; the model keeps room for as many answers
+ASKED = 3  # facts that one prompt may ask for; the model reserves tokens for as many answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +18,8 @@ class Query:
     """One sentence of a prompt and its address key (D,) float32.
 
     Attributes:
-        part: which of the prompt's questions it is, where the prompt asks several; None for its other sentences.
-        statement: (S,) float32, to be compared with the statement keys of facts; None where there are none.
+        part: number of the question, if the prompt asks several; None for other sentences.
+        statement: (S,) float32, compared with the statement keys of facts; None if the model makes none.
         before: the turns of the conversation before it.
     """
 
@@ -31,11 +31,11 @@ class Query:
 
 
 class Candidate(NamedTuple):
-    """A fact that lies near a query.
+    """A fact near a query.
 
     Attributes:
         similarity: cosine of the query with the fact's prompt.
-        statement: cosine of the query with the whole fact; the similarity where the fact has no statement key.
+        statement: cosine of the query with the whole fact; equal to `similarity` if the fact has no statement key.
     """
 
     fact: Fact
@@ -44,7 +44,7 @@ class Candidate(NamedTuple):
 
 
 class Considered(NamedTuple):
-    """A fact that was weighed: the probability that it answers, and the characters of its prompt and target that do, if they are known."""
+    """A weighed candidate: the probability that it answers, and the characters of its prompt and target that do, if they are known."""
 
     fact: str
     probability: float
@@ -53,10 +53,10 @@ class Considered(NamedTuple):
 
 @dataclass(frozen=True)
 class ScopeDecision:
-    """The best candidate's; `fact` is None only where there is no candidate.
+    """The decision of the best candidate; `fact` is None only if there is no candidate.
 
     Attributes:
-        considered: the facts that were weighed, the likeliest first.
+        considered: the weighed candidates, the likeliest first.
     """
 
     in_scope: bool
@@ -69,10 +69,10 @@ class ScopeDecision:
 
 @dataclass(frozen=True)
 class ScopeChoice:
-    """What a server or a request wants otherwise than the detector has it; None leaves it.
+    """A server's or a request's choice in place of the detector's; None keeps the detector's.
 
     Attributes:
-        threshold: the score that a fact must reach, however many there are.
+        threshold: the score from which a fact is in scope.
     """
 
     threshold: float | None = None
@@ -85,8 +85,8 @@ class Detector(Protocol):
     """Decides whether queries ask for facts.
 
     Attributes:
-        clean: what the model reads of a prompt; the same of two makes them one fact's.
-        by_prompt, by_statement: how many of the nearest facts by either key it looks at.
+        clean: returns the part of a prompt that the model reads; prompts with equal results are one fact's.
+        by_prompt, by_statement: how many nearest facts by either key are candidates.
     """
 
     @property
@@ -97,13 +97,13 @@ class Detector(Protocol):
     def by_statement(self) -> int: ...
 
     def chosen(self, choice: ScopeChoice) -> Detector:
-        """The detector as somebody wants it."""
+        """The detector with a choice applied."""
         ...
 
     def decide_all(
         self, queries: Sequence[Query], candidates: Sequence[Sequence[Candidate]], facts: int
     ) -> list[ScopeDecision]:
-        """A decision for each query and its candidates, among `facts` facts."""
+        """The decision of each query among its candidates; `facts` is the number of facts of the memory."""
         ...
 
 
@@ -112,7 +112,7 @@ class Part:
     """A question of a prompt, and the fact that answers it.
 
     Attributes:
-        query: the question's text; fact: the fact's id; score, similarity: as those of a reading.
+        query: the question's text; fact: the fact's id; score, similarity: as in Reading.
     """
 
     query: str
@@ -129,14 +129,13 @@ class Reading:
         score, threshold: of the scope decision; in scope iff score ≥ threshold.
         similarity: cosine of the query with the nearest fact's key; 0 for an empty memory.
         variance: posterior variance at the query; 1 for an empty memory.
-        code: (W,) float64 readout for the best query, at its fact's own key; None where the memory is empty.
-        fact: id of the fact that the best query asks for, None where the memory is empty.
-        facts: (id, weight) of those whose values are in that readout, most first, at most eight.
-        query: the sentence that won.
-        recalled: in scope, (fact id, readout) of each question of the prompt, in their order: one, or several where the
-            prompt asks for several facts. Empty out of scope.
+        code: (W,) float64 readout of the best query, at its fact's own key; None for an empty memory.
+        fact: id of the best query's candidate; None for an empty memory.
+        facts: (id, weight) of up to eight facts in that readout, the greatest weight first.
+        query: text of the best query.
+        recalled: (fact id, readout) of each question in scope, in prompt order; empty out of scope.
         parts: those questions, in the same order.
-        considered: as that of the best query's decision.
+        considered: that of the best query's decision.
     """
 
     in_scope: bool
@@ -154,17 +153,17 @@ class Reading:
 
     @property
     def spoke(self) -> list[str]:
-        """Ids of the facts whose values are in the readouts."""
+        """Ids of the facts in the readouts."""
         return list(dict.fromkeys([part.fact for part in self.parts] + [fact for fact, _ in self.facts]))
 
     @property
     def readouts(self) -> tuple[Tensor, ...]:
-        """What conditions the decoder: nothing out of scope."""
+        """The readouts that condition the decoder; none out of scope."""
         return tuple(code for _, code in self.recalled)
 
 
 def parts(best: tuple[Query, ScopeDecision], found: Sequence[tuple[Query, ScopeDecision]]) -> tuple[Part, ...]:
-    """The prompt's questions that are in scope, each fact once, in their order; the best query alone unless its fact is theirs.
+    """In-scope questions in prompt order, one per fact. If the best query's fact is not among them, only the best query.
 
     Args:
         best: the query that fits best, in scope.

@@ -1,4 +1,4 @@
-"""Facts that can be read: which of them a prompt asks for, and what they say."""
+"""Reading facts: candidates of a prompt, the scope decision, readouts. Shared by the memory and its excerpts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from memory.query import AS_IT_IS, Candidate, Detector, Query, Reading, ScopeCho
 from memory.readout import Readout
 from memory.spelling import address, closeness, normalise
 
-SPOKE = 8  # how many facts a reading names
-LEAST_WEIGHT = 1e-6  # a fact of less did not speak
+SPOKE = 8  # facts that a reading names at most
+LEAST_WEIGHT = 1e-6  # a reading names no fact of less weight
 
 
 def nearest_spelt(query: str, twins: Sequence[Fact], clean: Callable[[str], str]) -> Fact:
-    """Of facts that an encoder sees alike the one that a query spells most nearly, of several the newest."""
+    """Of facts that an encoder cannot tell apart, the one with the spelling nearest to the query's; of equally near ones the newest."""
     return max(twins, key=lambda fact: (closeness(query, clean(fact.prompt)), fact.version))
 
 
@@ -33,11 +33,11 @@ class PageRows:
 
 
 class Readable(ABC):
-    """A tenant's facts, all or some.
+    """Facts of a tenant that can be read: all of them, or an excerpt.
 
     Attributes:
         scope: the detector.
-        version: as of which they are read.
+        version: the version of the memory that is read.
     """
 
     scope: Detector
@@ -61,21 +61,20 @@ class Readable(ABC):
 
     @abstractmethod
     def _told_apart(self, query: str, found: Sequence[tuple[str, float]], exclude: Collection[str]) -> list[tuple[Fact, float]]:
-        """Facts that are found near a query, each with its similarity. Of those that an encoder sees alike there is one: the one that
-        the query spells most nearly, of several the newest."""
+        """As FactIndex.candidates."""
 
     @abstractmethod
     def _sheet(self, fact_id: str) -> PageRows:
-        """The page on which a fact lies."""
+        """The page of a fact, with the ids of its rows."""
 
     def read(self, queries: Sequence[Query], exclude: Collection[str] = (), choice: ScopeChoice = AS_IT_IS) -> Reading:
-        """Read with the query that fits best; `exclude` answers as if those facts were forgotten.
+        """Read with the best query, as if the facts in `exclude` were forgotten.
 
-        A prompt may say several things; each of its sentences is a query, and the best score wins. Where it asks several
-        things, each question that is in scope adds its fact.
+        Each sentence of a prompt is a query, and the one with the highest score decides. If the prompt asks several questions, each
+        one in scope adds its fact.
 
         Args:
-            choice: how scope is decided, where not as the detector does by itself.
+            choice: a threshold in place of the detector's own.
 
         Raises:
             FactNotFound: an excluded id is unknown.
@@ -85,7 +84,7 @@ class Readable(ABC):
         return self.reading(queries, self.decide(queries, self.candidates(queries, exclude), exclude, choice), exclude)
 
     def candidates(self, queries: Sequence[Query], exclude: Collection[str] = ()) -> list[list[Candidate]]:
-        """For each query the nearest facts by either key, as many as scope looks at, nearest first."""
+        """For each query its candidates, nearest first: `by_prompt` and `by_statement` nearest facts by either key."""
         by_prompt, by_statement = self.scope.by_prompt, self.scope.by_statement
         nearest = self.nearest(torch.stack([query.key for query in queries]), by_prompt + len(set(exclude)))
         found = [self._told_apart(query.text, near, exclude)[:by_prompt] for query, near in zip(queries, nearest, strict=True)]
@@ -112,12 +111,12 @@ class Readable(ABC):
         exclude: Collection[str] = (),
         choice: ScopeChoice = AS_IT_IS,
     ) -> list[ScopeDecision]:
-        """Scope's decision for each query and its candidates. It may ask a reader, which is a model's work."""
+        """The scope decision of each query among its candidates. It may run a reader, so it belongs on the inference thread."""
         left = len(self) - sum(is_current(self.get(fact_id)) for fact_id in set(exclude))
         return self.scope.chosen(choice).decide_all(queries, candidates, left)
 
     def reading(self, queries: Sequence[Query], decisions: Sequence[ScopeDecision], exclude: Collection[str] = ()) -> Reading:
-        """What the facts say to queries that are decided about."""
+        """The reading of decided queries: the best one's readout, and those of the prompt's questions in scope."""
         query, decision = max(zip(queries, decisions, strict=True), key=lambda found: (found[1].score, found[1].similarity))
         if decision.fact is None:
             return Reading(False, decision.score, decision.threshold, 0.0, 1.0, None, (), query.text, considered=decision.considered)
@@ -144,14 +143,14 @@ class Readable(ABC):
         )
 
     def _recall(self, fact: Fact, exclude: Collection[str]) -> Readout:
-        """The readout at a fact's own key: scope has said which fact is meant, and there a readout is the least noisy."""
+        """The readout at a fact's own key, where it is least noisy; scope has chosen the fact."""
         return self._page_without(fact.id, exclude)[0].read(self._address(fact))
 
     def _identity(self, fact: Fact) -> str:
         return normalise(self.scope.clean(fact.prompt))
 
     def _address(self, fact: Fact) -> Tensor:
-        """Where a fact lies on its page."""
+        """The address of a fact on its page."""
         return address(fact.key, self._identity(fact))
 
     def _page_without(self, fact_id: str, exclude: Collection[str]) -> tuple[Page, list[str]]:

@@ -1,4 +1,4 @@
-"""What reading a page gives."""
+"""The result of reading a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Readout:
 
     Attributes:
         code: (W,) float64, the normalised posterior mean ẑ = k M / (k G⁻¹ 1).
-        weights: (N,) float64, how much each fact spoke; they sum to one.
+        weights: (N,) float64, the weight of each fact's code; they sum to one.
         variance: posterior variance 1 − k G⁻¹ kᵀ, in [0, 1].
     """
 

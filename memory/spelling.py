@@ -1,7 +1,7 @@
-"""Spelling: which texts are one fact's, and what keeps two facts apart that the encoder takes for the same.
+"""Spelling: decides which prompts are one fact's, and keeps facts apart that the encoder cannot tell apart.
 
-An uncased encoder sees neither case nor accents, so "José" and "Jose", `userName` and `username` have one key. They are facts of
-their own nonetheless: a fact's address on its page is its key with a small part that comes of its spelling.
+An uncased encoder sees neither case nor accents, so "José" and "Jose", `userName` and `username` have one key. They are two facts
+nonetheless: a fact's address on its page is its key plus a small part derived from its spelling.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 # Length of an address's own part, in units of the key. Two facts of one key are then at a cosine of 1 / (1 + OWN²), and at β = 30 and
-# λ = 1e-6 the weight of either in the other's readout is 7e-7: below what a reading names (episodic.LEAST_WEIGHT).
+# λ = 1e-6 the weight of either in the other's readout is 7e-7: below readable.LEAST_WEIGHT.
 OWN = 0.15
 _CLOSING = frozenset(".?!:;,…‥‽⁇。．！？：；，、؟؛،۔।॥։።")
-_JOINERS = "\u200c\u200d"  # have no width, and yet make another word of what they stand in
+_JOINERS = "\u200c\u200d"  # zero-width, but they make another word
 _WITHOUT_WIDTH = frozenset({"Cc", "Cf"})
 _UNSEEN = frozenset({"Mn", "Cc", "Cf", "Co"})  # accents, control and formatting characters, private use
 _IDEOGRAPH = re.compile(
@@ -28,17 +28,17 @@ _IDEOGRAPH = re.compile(
 )
 _MARKS = "".join(mark for mark in map(chr, range(0x300, 0x1E00)) if unicodedata.category(mark) == "Mn")
 _WORD = re.compile(rf"\w[\w{_MARKS}]*")
-_LETTERS = str.maketrans("øØłŁđĐħıŧ", "oOlLdDhit")  # accents that are a part of the letter
-_NO_ACCENTS = "йЙїЇўЎأإآؤئ"  # letters to everybody who types them
+_LETTERS = str.maketrans("øØłŁđĐħıŧ", "oOlLdDhit")  # Unicode does not decompose these
+_NO_ACCENTS = "йЙїЇўЎأإآؤئ"  # letters of their own: their marks are typed always
 _KEPT = 8192  # characters
 _SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32) * 2 - 1  # (256, 8), of a byte's bits
 
 
 class _Table(dict[int, str]):
-    """What becomes of each character. Blanks and signs stand between words.
+    """A translation table: blanks become a space, signs get spaces around them, `of` translates other characters.
 
     Args:
-        of: of a character that is neither.
+        of: from a character to its translation.
     """
 
     def __init__(self, of: Callable[[str], str]) -> None:
@@ -69,13 +69,13 @@ _SEEN, _SPELT = _Table(_seen), _Table(_spelt)
 
 
 def seen(text: str) -> str:
-    """What an uncased encoder (BERT's) sees of a text: words and punctuation marks in lower case, without accents."""
+    """A text as an uncased encoder (BERT) sees it: words and punctuation marks in lower case, without accents."""
     return " ".join(unicodedata.normalize("NFD", text).translate(_SEEN).split())
 
 
 def normalise(prompt: str) -> str:
-    """The form under which two prompts are one fact's: what differs in blanks, in the case of its first letter, in closing
-    punctuation or in what has no width is the same. Everything else is another fact's, and none may take the other's place."""
+    """The identity of a prompt: equal for prompts that differ only in blanks, the case of the first letter, closing punctuation or
+    zero-width characters. Prompts with different identities are different facts, and neither replaces the other."""
     tokens = _tokens(prompt)
     while len(tokens) > 1 and tokens[-1] in _CLOSING:
         tokens.pop()
@@ -86,27 +86,28 @@ def normalise(prompt: str) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    """Words as they are spelt, and signs."""
+    """Words in their spelling, and signs."""
     return unicodedata.normalize("NFC", text).translate(_SPELT).split()
 
 
 def address(key: Tensor, identity: str) -> Tensor:
-    """The address (D,) float32 on its page of a fact with a key (D,): no two identities (`normalise`) have the same."""
+    """The address (D,) float32 of a fact on its page, from its key (D,) and identity (`normalise`); different for each identity."""
     signs = np.frombuffer(hashlib.shake_256(identity.encode("utf-8", "surrogatepass")).digest(-(-len(key) // 8)), np.uint8)
     raw = key.numpy() + _SIGNS[signs].reshape(-1)[: len(key)] * np.float32(OWN / len(key) ** 0.5)
     return torch.from_numpy(raw / np.sqrt(raw @ raw))
 
 
 def closeness(query: str, prompt: str) -> tuple[bool, int, int]:
-    """How nearly a query spells a prompt, to be compared with that of others which an encoder sees alike: whether it is the same text,
-    how many words are spelt the same, and how many but for case."""
+    """How near a query's spelling is to a prompt's, for comparing prompts that an encoder cannot tell apart: whether the identities are
+    equal, how many words are equal, and how many are equal without case."""
     asked, stored = _tokens(query), _tokens(prompt)
     folded = {word.casefold() for word in asked} & {word.casefold() for word in stored}
     return normalise(query) == normalise(prompt), len({*asked} & {*stored}), len(folded)
 
 
 def as_asked(prompt: str, query: str) -> str:
-    """A prompt (NFC) as a query without accents spells its words: "José" is "Jose" to who types none. To who does, it is not."""
+    """A prompt (NFC) respelt for a query without accents: "José" becomes "Jose" if the query has "Jose". A query with accents changes
+    nothing."""
     prompt, query = unicodedata.normalize("NFC", prompt), unicodedata.normalize("NFC", query)
     if prompt.isascii() or query != _bare(query):
         return prompt
@@ -128,5 +129,5 @@ def _bare(text: str) -> str:
 
 
 def _is_accent(mark: str) -> bool:
-    """Whether it is one that people leave out: a diacritic, or a Hebrew or Arabic vowel; not an Indic or Thai vowel or a kana's voice."""
+    """Whether people may leave this mark out: a diacritic, a Hebrew or Arabic vowel; not an Indic or Thai vowel or a kana's voice."""
     return 10 <= (place := unicodedata.combining(mark)) <= 36 or place >= 200

@@ -1,8 +1,8 @@
-"""The facts of a memory at one version, which any thread may look through while the memory changes.
+"""A view: the facts of a memory at one version. Any thread may look through it while the memory changes.
 
-A view is spans of facts in the order of their ids. Neither it nor a span is ever changed: a change of the memory copies one span and
-the list of spans, and makes a new view of them. Each span knows between which versions and until when there is something in it, so most
-are taken or passed over whole.
+A view is a list of spans, each a run of facts in the order of their ids. Neither is ever changed: a change of the memory copies one
+span and the list, and makes a new view. Each span knows the versions and the first expiry of its facts, so most spans are taken or
+skipped whole.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class Span:
 
     @cached_property
     def _ended(self) -> tuple[float, float]:
-        """The first and the last version at which one of the facts was replaced; infinite for what is current."""
+        """The first and the last version at which one of the facts was replaced; infinite for current facts."""
         ends = [fact.until or math.inf for fact in self.facts]
         return min(ends), max(ends)
 
     @cached_property
     def expires_at(self) -> float:
-        """When the first of the facts expires, Unix time; infinite if none does."""
+        """Unix time at which the first of the facts expires; infinite if none does."""
         return min((fact.expires_at for fact in self.facts if fact.expires_at is not None), default=math.inf)
 
     def at(self, version: int) -> tuple[Sequence[Fact], Sequence[int]]:
-        """The facts that were there at a version, and the page of each."""
+        """The facts that were current at a version, and the page of each."""
         if version < self._began[0] or version >= self._ended[1]:
             return (), ()
         if self._began[1] <= version < self._ended[0]:
@@ -60,7 +60,7 @@ class Span:
 
 
 class Spans:
-    """The spans of a memory that changes."""
+    """The spans of the newest version; they change with the memory."""
 
     def __init__(self) -> None:
         self._spans: list[Span] = []
@@ -69,13 +69,13 @@ class Spans:
         return tuple(self._spans)
 
     def _place(self, fact_id: str) -> int:
-        """The number of the span that holds the id, or would."""
+        """The index of the span that holds the id, or would hold it."""
         return max(0, bisect_right(self._spans, fact_id, key=lambda span: span.facts[0].id) - 1)
 
     def add(self, facts: Iterable[Fact], page: int) -> None:
         """Add facts of one page."""
         placed = [(at, list(some)) for at, some in groupby(sorted(facts, key=_id), lambda fact: self._place(fact.id))]
-        for at, some in reversed(placed):  # a span that is split moves those behind it
+        for at, some in reversed(placed):  # from behind, since a split moves later spans
             old = self._spans[at : at + 1]
             held, pages = ([*old[0].facts], [*old[0].pages]) if old else ([], [])
             for fact in some:
@@ -99,7 +99,7 @@ class View:
     """The facts at one version.
 
     Attributes:
-        current, history: how many there are, and how many newer ones have replaced.
+        current, history: how many current facts there are, and how many replaced ones.
     """
 
     version: int = 0
@@ -119,11 +119,11 @@ class View:
     def facts(
         self, after: str = "", limit: int | None = None, where: Callable[[Fact], bool] = is_current, *, at: int | None = None
     ) -> list[Fact]:
-        """Facts in the order of their ids, those behind `after` that `where` holds for.
+        """Facts with an id after `after` for which `where` holds, in the order of their ids.
 
         Args:
             limit: how many at most; None for all.
-            at: only those that were there at this version.
+            at: only facts that were current at this version.
         """
         found: list[Fact] = []
         first = max(0, bisect_right(self.spans, after, key=lambda span: span.facts[0].id) - 1)
@@ -141,13 +141,13 @@ class View:
 
     @property
     def next_expiry(self) -> float | None:
-        """When the next fact expires, Unix time."""
+        """Unix time at which the next fact expires; None if none does."""
         first = min((span.expires_at for span in self.spans), default=math.inf)
         return None if math.isinf(first) else first
 
 
 def rested(spans: Iterable[Span]) -> Iterator[Span]:
-    """The spans; between two of them the thread rests for as long as the work on the last one took."""
+    """Yield the spans, and sleep between two of them as long as the caller worked on the last one."""
     began = None
     for span in spans:
         if began is not None:
@@ -157,9 +157,9 @@ def rested(spans: Iterable[Span]) -> Iterator[Span]:
 
 
 def rest(began: float) -> None:
-    """Sleep as long as this thread has worked since its own time was `began`.
+    """Sleep as long as this thread has worked since `time.thread_time()` was `began`.
 
-    Python's threads run one at a time, and one that only computes gives way every 5 ms. A token that is decoded meanwhile would wait
-    so long for its turn after each of hundreds of operations.
+    Python runs one thread at a time, and a computing thread gives way only every 5 ms. A token that is decoded meanwhile would wait
+    that long after each of its hundreds of operations.
     """
     time.sleep(time.thread_time() - began)

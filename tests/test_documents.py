@@ -16,7 +16,7 @@ from app import __version__
 from app.server.settings import CLIENT_NAMES, PREFIX, REPLACED, Settings
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields}
 READERS = [*DOCUMENTS, ROOT / "Dockerfile", ROOT / "docker-compose.yml", *(ROOT / "docker").rglob("*.y*ml"), ROOT / "Makefile"]
 
@@ -57,9 +57,18 @@ def test_links_and_make_targets_lead_somewhere(path: Path) -> None:
     assert not set(re.findall(r"(?:^ +|`)make ([a-z]+)", text, re.MULTILINE)) - targets
 
 
-def test_the_code_map_names_what_is_there() -> None:
-    named = set(re.findall(r"`((?:app|memory|models)/[\w/.]*)`", (ROOT / "docs" / "code.md").read_text()))
-    assert not [name for name in named if not (ROOT / name).exists()]
+def paths_in(document: str) -> set[str]:
+    return set(re.findall(r"`((?:app|memory|models|tests|docker|docs)/[\w/.]*)`", (ROOT / document).read_text()))
+
+
+@pytest.mark.parametrize("document", ["docs/code.md", "docs/glossary.md", "CONTRIBUTING.md"])
+def test_files_that_a_map_names_are_there(document: str) -> None:
+    named = paths_in(document)
+    assert named and not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_code_map_names_every_package() -> None:
+    named = paths_in("docs/code.md")
     packages = [relative(path.parent) for top in ("app", "memory", "models") for path in (ROOT / top).rglob("__init__.py")]
     assert not [name for name in packages if "/" in name and not any(f"{found}/".startswith(f"{name}/") for found in named)]
 

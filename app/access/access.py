@@ -1,4 +1,4 @@
-"""Who may use the server, and what they did: keys, limits and the audit log, opened together."""
+"""Access control: API keys, limits and the audit log, opened together."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from app.server.settings import Settings, is_loopback
 
 @dataclass(frozen=True)
 class Access:
-    """What every request passes through."""
+    """Keys, limits and audit log, which every request passes through."""
 
     keys: KeyRing
     limits: Limits
     audit: AuditLog
 
     async def finish(self, exchange: RequestContext) -> None:
-        """Record what a request did and count what it spent."""
+        """Record a request's actions and count its tokens and facts."""
         await self.audit.record(exchange)
         if exchange.key is not None:
             await self.limits.spend(exchange.key, tokens=exchange.tokens, facts=exchange.wrote)
 
 
 def needs_key(settings: Settings) -> bool:
-    """Whether a server with these settings starts only where there is a key: others can reach it."""
+    """Whether a server with these settings refuses to start without a key: it can be reached from outside."""
     private = is_loopback(settings.host) and (settings.admin_port is None or is_loopback(settings.admin_host))
     return not private and not settings.insecure
 
@@ -50,7 +50,7 @@ async def open_access(settings: Settings, store: MeasuredStore, metrics: Metrics
             f"LARIMAR_HOST={settings.host} is reachable from outside and there is no API key: make one with "
             "`larimar keys create`, or set LARIMAR_API_KEYS (key:tenant,…), or bind to 127.0.0.1, or set LARIMAR_INSECURE=1"
         )
-    shared = store.client if settings.store_url else None  # an embedded store has one server: it counts in memory
+    shared = store.client if settings.store_url else None  # an embedded store has one server, which counts in memory
     limits = Limits(shared, requests=settings.limit_requests, tokens=settings.limit_tokens, facts=settings.limit_facts)
     audit = AuditLog(store.client, metrics, keep=settings.audit_entries)
     running = asyncio.create_task(audit.run())

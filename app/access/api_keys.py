@@ -1,7 +1,7 @@
-"""API keys: who may do what to which tenant's memory.
+"""API keys: each grants scopes on one tenant's memory.
 
-A key is 256 random bits, shown once. The store keeps its SHA-256 (it has too much entropy to be guessed from that) with
-what it grants. Every request looks its key up in the store, so a revoked one is refused at once on every replica.
+A key is 256 random bits, shown once. The store keeps its SHA-256 (the key has too much entropy to be guessed from it) and its
+grants. Every request looks its key up in the store, so every replica refuses a revoked key at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCOPES: tuple[Scope, ...] = ("read", "write", "admin")
 MARK = "lk_"  # so that scanners for leaked secrets can know one
 TABLE = "larimar:keys"  # hash: SHA-256 of the key -> record
 REMEMBERED_S = 60.0  # how long a known key is accepted while the store does not answer
-OPEN_S = 1.0  # how long the answer "there is no key at all" is believed
+OPEN_S = 1.0  # how long the finding "there is no key" is reused
 
 
 class KeyNotFound(Exception):
@@ -36,7 +36,7 @@ class KeyNotFound(Exception):
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a key grants. `requests`, `tokens` and `facts` are limits such as 600/minute; empty: the server's own."""
+    """A key's grants. `requests`, `tokens` and `facts` are limits such as 600/minute; empty: the server's default."""
 
     id: str
     tenant: str
@@ -62,7 +62,7 @@ class ApiKey:
         return cls(**record | {"scopes": tuple(record["scopes"])})
 
 
-ANYONE = ApiKey("", "default", ("read", "write"))  # while there is no key at all; the first key is made where the store is
+ANYONE = ApiKey("", "default", ("read", "write"))  # while there is no key; the first one is made by `larimar keys create`, beside the store
 
 
 def digest(key: str) -> str:
@@ -71,12 +71,12 @@ def digest(key: str) -> str:
 
 
 class KeyRing:
-    """All keys: those in the store, and static ones of the settings.
+    """All keys: keys in the store, and static keys of the settings.
 
     Args:
         client: of the store.
-        static: key to tenant; they may read and write.
-        open_without_keys: whether a server that has no key at all serves anyone as tenant `default`.
+        static: key to tenant; static keys may read and write.
+        open_without_keys: whether a server without any key serves everyone as tenant `default`.
     """
 
     def __init__(self, client: Client, static: Mapping[str, str] | None = None, *, open_without_keys: bool = False) -> None:
@@ -88,10 +88,10 @@ class KeyRing:
         self._no_keys_at = float("-inf")
 
     async def find(self, offered: str) -> ApiKey | None:
-        """The usable key that was offered, None if there is none.
+        """The record of an offered key; None if it is unknown, revoked or expired.
 
         Raises:
-            StoreUnavailable: the store does not answer and the key was not seen lately.
+            StoreUnavailable: the store does not answer, and the key was not used in the last REMEMBERED_S.
         """
         sought, now = digest(offered), time.time()
         found = [key for known, key in self._static.items() if hmac.compare_digest(known, sought)]
@@ -112,11 +112,11 @@ class KeyRing:
         return key if key.usable(now) else None
 
     async def anyone(self) -> ApiKey | None:
-        """Who a request without a usable key is. Raises StoreUnavailable."""
+        """The grants of a request without a usable key; None refuses it. Raises StoreUnavailable."""
         return ANYONE if await self.open() else None
 
     async def open(self) -> bool:
-        """Whether anyone is served. The first key ends that for good: a revoked one is a key too. Raises StoreUnavailable."""
+        """Whether requests without a key are served. The first key ends that for good, even once revoked. Raises StoreUnavailable."""
         if self._open and time.monotonic() - self._no_keys_at > OPEN_S:
             if await self.any():
                 self._open = False

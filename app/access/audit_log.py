@@ -1,10 +1,10 @@
-"""Who wrote, forgot or read which fact, and when. Never what it says.
+"""The audit log: which key wrote, forgot or read which fact, and when. It never holds a fact's text.
 
-An append-only stream in the store. Entries are written in the background, many at a time. A request is recorded when its answer
-begins, and followed for what it does later (streams). While the store is well a request waits where there is no room, and a kill of
-the server loses the entries of its last fraction of a second and of answers that had not begun. While the store is away `WAITING`
-entries wait for it, and further ones are dropped and counted. A change that is committed after its request has got 504 is not
-recorded. (The changes themselves are in the tenants' logs, and lose nothing.)
+An append-only stream in the store, written in the background, many entries at a time. A request is recorded when its answer begins,
+and followed for later actions (streams). If the buffer is full and the store is up, requests wait. A hard kill loses up to FLUSH_S
+of entries, and the entries of answers that had not begun. While the store is down WAITING entries are buffered; further ones are
+dropped and counted. A change that commits after its request was answered with 504 is not recorded. (The tenants' logs hold every
+change.)
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ class Entry:
 
 
 class AuditLog:
-    """Appends entries to the stream.
+    """Buffers entries and appends them to the stream.
 
     Args:
         client: of the store.
-        metrics: counts the entries that were lost, because the store was away for too long.
-        keep: about how many entries the stream holds; older ones go.
+        metrics: counts entries that were dropped while the store was down.
+        keep: about how many entries the stream holds; older ones are deleted.
     """
 
     def __init__(self, client: Client, metrics: Metrics, *, keep: int) -> None:
         self._client, self._metrics, self._keep = client, metrics, keep
         self._waiting: deque[Entry] = deque()
-        # those that may go on: streams, and what is committed though its client has gone
+        # requests that may still act: streams, and commits whose client has gone
         self._followed: WeakSet[RequestContext] = WeakSet()
         self._appending = asyncio.Lock()
-        self._well = True  # whether the store took the last entries
+        self._well = True  # whether the last append succeeded
 
     async def record(self, exchange: RequestContext) -> None:
-        """Take what a request did until now, and follow it for what it does yet. While the store is well this waits for room; while it
-        is not, what finds none is lost."""
+        """Buffer a request's actions so far, and follow it for later ones. If the buffer is full, this waits while the store is up;
+        while it is down, entries are dropped."""
         now, key = time.time(), exchange.key
         self._followed.add(exchange)
         while exchange.events and key is not None:
@@ -82,17 +82,17 @@ class AuditLog:
         return len(self._waiting) >= WAITING
 
     async def flush(self) -> None:
-        """Append what waits. Raises RedisError or OSError, and then it still waits."""
+        """Append all buffered entries. Raises RedisError or OSError; entries not appended stay buffered."""
         while self._waiting:
             await self._append()
 
     async def _append(self, *, for_room: bool = False) -> None:
-        """Append some of what waits; to its end, since what was sent must not be sent again."""
+        """Append a batch of buffered entries, not cancelled half-way: entries that were sent must not be sent again."""
         await to_its_end(self._append_in_turn(for_room))
 
     async def _append_in_turn(self, for_room: bool) -> None:
         async with self._appending:
-            if not for_room or (self._full and self._well):  # still, after the wait for others
+            if not for_room or (self._full and self._well):  # still so after the wait for the lock
                 await self._append_batch()
 
     async def _append_batch(self) -> None:
@@ -110,7 +110,7 @@ class AuditLog:
             self._waiting.popleft()
 
     async def run(self) -> None:
-        """Flush again and again, until cancelled."""
+        """Flush every FLUSH_S seconds, until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_S)
             await self._follow_up()
@@ -120,18 +120,18 @@ class AuditLog:
                 log.warning("audit_waits", error=type(error).__name__, entries=len(self._waiting))
 
     async def close(self) -> None:
-        """A last flush."""
+        """Flush a last time."""
         await self._follow_up()
         with suppress(RedisError, OSError):
             await self.flush()
 
     async def _follow_up(self) -> None:
-        """Take what requests did since they were recorded."""
+        """Buffer later actions of requests that were recorded."""
         for exchange in tuple(self._followed):
             await self.record(exchange)
 
     async def export(self, after: str = "", limit: int = 1000) -> list[tuple[str, Entry]]:
-        """Entries in order, with their ids, from the one after `after` on. Raises StoreUnavailable."""
+        """Up to `limit` entries with their ids, oldest first, after the id `after`. Raises StoreUnavailable."""
         with reaching("the audit log cannot be read"):
             found: list[tuple[bytes, dict[bytes, bytes]]] = await near(self._client, STREAM).xrange(  # type: ignore[assignment]  # as decode_responses is off
                 STREAM, f"({after}" if after else "-", "+", count=limit

@@ -1,4 +1,4 @@
-"""What a key may use in a time: requests, tokens and facts, counted over all replicas where they share a store."""
+"""Rate limits of a key: requests, tokens and facts a window, counted over all replicas that share a store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from memory.store.cluster import Client, Cluster
 
 
 class RateLimited(Exception):
-    """The key has used what it may in this time."""
+    """The key has used up a limit of the current window."""
 
     def __init__(self, what: str, limit: RateLimitItem, retry_after_s: int) -> None:
         super().__init__(f"the key may use {limit.amount} {what} in {limit.get_expiry()} s; try again in {retry_after_s} s")
@@ -25,11 +25,11 @@ class RateLimited(Exception):
 
 
 class Limits:
-    """Counts what keys use. Where the counts cannot be reached, this process counts alone: a limit never stops the service.
+    """Counts the use of keys. If the store's counters cannot be reached, this process counts alone: a limit never stops the service.
 
     Args:
-        client: of a store that replicas share; None counts in this process.
-        requests, tokens, facts: what a key may use that says nothing of its own, such as 600/minute; empty: no limit.
+        client: of a shared store; None counts in this process.
+        requests, tokens, facts: limits of a key without its own, such as 600/minute; empty: no limit.
     """
 
     def __init__(self, client: Client | None, *, requests: str = "", tokens: str = "", facts: str = "") -> None:
@@ -44,7 +44,7 @@ class Limits:
         return own or self._own[what]
 
     async def admit(self, key: ApiKey, exchange: RequestContext, *, writes: bool) -> None:
-        """Count one request. Raises RateLimited when its requests or tokens of this time, or facts if it writes, are used up."""
+        """Count one request. Raises RateLimited if the key's requests, tokens or (for a write) facts of this window are used up."""
         left: list[tuple[str, RateLimitItem, int, int]] = []
         for what in ("requests", "tokens", *(["facts"] if writes else [])):
             if text := self._limit(key, what):
@@ -57,13 +57,13 @@ class Limits:
         exchange.headers |= _headers(left)
 
     async def spend(self, key: ApiKey, **used: int) -> None:
-        """Count tokens and facts that were used: what is over the limit is paid by later requests of this time."""
+        """Count used tokens and facts. An excess is charged to later requests of the window."""
         for what, cost in used.items():
             if cost and (text := self._limit(key, what)):
                 await self._hit(parse(text), what, key.id, cost=cost)
 
     async def _hit(self, limit: RateLimitItem, what: str, key_id: str, *, cost: int) -> tuple[bool, int, int]:
-        """Whether there was room; what is left; whole seconds until there is more."""
+        """Whether the limit admits it; the amount left; whole seconds until the window ends."""
         try:
             return await _count(self._shared, limit, what, key_id, cost)
         except (RedisError, RedisClusterException, OSError):
@@ -71,7 +71,7 @@ class Limits:
 
 
 def _storage(client: Client) -> RedisStorage:
-    """Counters beside the store's keys, under names of their own."""
+    """Counters in the store, under the prefix larimar:limits."""
     named: dict[str, Any] = {"implementation": "redispy", "key_prefix": "larimar:limits"}
     if isinstance(client, Cluster):  # counters lie on any node
         hosts = ",".join(f"{host}:{port}" for host, port in client.addresses)

@@ -1,4 +1,4 @@
-"""The request that is being served, for code that has no request at hand: what is audited and what is spent."""
+"""The current request, for code without access to it: its audited actions and its spent tokens."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _current: ContextVar[RequestContext | None] = ContextVar("exchange", default=Non
 
 @dataclass(eq=False)
 class RequestContext:
-    """One request and its answer. It never holds a text or a key."""
+    """One request: its key's record, its actions and its use. It never holds a text or a secret key."""
 
     request_id: str
     key: ApiKey | None = None  # None until it is authenticated
     tokens: int = 0
     wrote: int = 0  # facts
-    events: deque[tuple[Action, str]] = field(default_factory=deque)  # what was done to which fact, until it is recorded
+    events: deque[tuple[Action, str]] = field(default_factory=deque)  # actions and fact ids that are not recorded yet
     headers: dict[str, str] = field(default_factory=dict)  # for the answer
 
     def enter(self) -> None:
-        """Be the current request of this task and the tasks it starts."""
+        """Make this the current request of the running task and of tasks that it starts."""
         _current.set(self)
 
 
 def current() -> RequestContext | None:
-    """The request being served; None outside one."""
+    """The current request; None outside a request."""
     return _current.get()
 
 
 def note(action: Action, fact_ids: Iterable[str]) -> None:
-    """Have it audited that the request did something to facts."""
+    """Add an action on facts to the current request, for the audit log."""
     if exchange := _current.get():
         found = [(action, fact_id) for fact_id in fact_ids]
         exchange.events += found
@@ -45,6 +45,6 @@ def note(action: Action, fact_ids: Iterable[str]) -> None:
 
 
 def spend(tokens: int) -> None:
-    """Count tokens against the budget of the request's key."""
+    """Count generated tokens against the limit of the current request's key."""
     if exchange := _current.get():
         exchange.tokens += tokens

@@ -1,1 +1,1 @@
-"""The tenants' memories: held, changed through the store, expired, moved."""
+"""The tenants' memories: loaded, changed through the store, expired, re-encoded."""

@@ -1,4 +1,4 @@
-"""The memories that are held: loaded from the store, followed in it, evicted when they are idle."""
+"""The cache of loaded memories: loads from the store, follows other writers, evicts idle tenants."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from memory.store.redis_store import RedisStore
 from models.model import Model
 
 T = TypeVar("T")
-FOLLOW_S = 0.25  # how long a read waits for what others wrote, before it goes on with what it has
-LOST_S = 1.0  # for how long reads do not ask a store that did not answer
+FOLLOW_S = 0.25  # how long a read waits for other servers' changes before it reads without them
+LOST_S = 1.0  # how long reads leave a store alone that did not answer
 log = structlog.get_logger()
 
 
 class TenantCache:
-    """Holds the loaded memories, and keeps up with what others write.
+    """Holds the loaded memories and applies the changes of other servers.
 
-    `worker` changes and reads them; `lookups` does what looks through all facts of one, on its view.
+    `worker` changes and reads memories; `lookups` goes through all facts of a memory, on its view.
 
-    With a shared store a read first asks it, in one round trip (0.2 ms), whether others wrote, and makes their changes. (A
+    With a shared store each read first asks the store for new changes, in one round trip (0.2 ms), and applies them. (A
     blocking XREAD for every loaded tenant would keep a connection for each node and wake all servers on each write.)
     """
 
@@ -66,7 +66,7 @@ class TenantCache:
         return tuple(self._tenants.values())
 
     async def get(self, name: str) -> Tenant:
-        """The tenant, loaded from the store if it is not here yet. A load goes on if who asked for it goes away."""
+        """The tenant, loaded from the store if it is not here yet. Cancelling the caller does not cancel the load."""
         while (tenant := self._tenants.get(name)) is None:
             if name not in self._loading:
                 self._loading[name] = apart(self._load_first(name))
@@ -85,7 +85,7 @@ class TenantCache:
 
     @asynccontextmanager
     async def _locked(self, name: str) -> AsyncIterator[Tenant]:
-        """The tenant, under its lock and not evicted while we waited for that."""
+        """The tenant under its lock; loaded again if it was evicted during the wait for the lock."""
         while True:
             tenant = await self.get(name)
             async with tenant.lock:
@@ -95,11 +95,11 @@ class TenantCache:
 
     @asynccontextmanager
     async def _locked_unread(self, name: str) -> AsyncIterator[Tenant]:
-        """As `_locked`, for what needs nothing of the tenant: it is not loaded for this, and may be one that cannot be. Whoever
-        asks for it meanwhile waits, and then loads it if it is still `broken`."""
+        """As `_locked`, without loading the tenant, which may be damaged. Other callers wait meanwhile, and load it afterwards if it
+        is still `broken`."""
         while True:
             if (loading := self._loading.get(name)) is not None:
-                await asyncio.wait([loading])  # or what it read before would be put in place after
+                await asyncio.wait([loading])  # or it would install an outdated memory afterwards
                 continue
             tenant = self._tenants.setdefault(name, Tenant(name, self._empty(), stale=True, broken=True))
             async with tenant.lock:
@@ -127,13 +127,13 @@ class TenantCache:
                 device=self.model.device,
             )
 
-        on_cpu = self.model.device.type == "cpu"  # it solves nothing yet, and much is to be read: not on the inference thread
+        on_cpu = self.model.device.type == "cpu"  # restoring reads much and solves nothing: it need not hold the inference thread
         tenant.memory = await (asyncio.to_thread(restore) if on_cpu else self.worker.run(restore))
         tenant.changes_since_snapshot = len(found.changes) + len(found.repaired)
         tenant.changed_at, tenant.stale, tenant.broken = time.time(), False, False
 
     def _weigh(self, tenant: Tenant) -> None:
-        """Notes what the tenant takes now, and evicts idle ones beyond the budget. They come back from the store."""
+        """Record the tenant's size, and evict idle tenants above the budget. They are loaded again when asked."""
         if self._tenants.get(tenant.name) is not tenant:
             return
         size = tenant.memory.size_bytes
@@ -152,7 +152,7 @@ class TenantCache:
         self._bytes -= tenant.size_bytes
 
     async def reach(self, name: str, version: int) -> None:
-        """Returns when the memory is at `version` or later. Raises VersionNotReached."""
+        """Wait until the memory is at `version` or later. Raises VersionNotReached."""
         tenant, deadline = await self.get(name), time.monotonic() + self.holding.read_wait_s
         while tenant.memory.version < version:
             await self._await_others(tenant, max(0.0, deadline - time.monotonic()))
@@ -162,10 +162,10 @@ class TenantCache:
                 await asyncio.sleep(0.02)
 
     async def fresh(self, name: str) -> EpisodicMemory:
-        """The tenant's memory with what others wrote, as far as the store can be asked in time.
+        """The tenant's memory with the changes of other servers, if the store answers within FOLLOW_S; else as it was.
 
         Raises:
-            StoreUnavailable: there is nothing whole to go on with.
+            StoreUnavailable: the memory is `broken` and cannot be loaded.
         """
         tenant = await self.get(name)
         under_way = tenant.catching_up or tenant.following is not None
@@ -175,7 +175,7 @@ class TenantCache:
         return await self.newest(name) if tenant.broken else tenant.memory
 
     async def newest(self, name: str) -> EpisodicMemory:
-        """The tenant's memory with all that is committed, however long that takes. Raises as the store's `follow` and `load`."""
+        """The tenant's memory with every committed change, without a time limit. Raises as the store's `follow` and `load`."""
         tenant = await self.get(name)
         if tenant.following is not None:
             await asyncio.wait([tenant.following])  # it may have asked before the last commit
@@ -183,7 +183,7 @@ class TenantCache:
         return tenant.memory
 
     async def _await_others(self, tenant: Tenant, wait_s: float) -> None:
-        """Waits a while for what others committed."""
+        """Wait up to `wait_s` seconds for the changes of other servers."""
         following = self._following(tenant)
         await asyncio.wait([following], timeout=wait_s)
         try:
@@ -195,10 +195,10 @@ class TenantCache:
             self._lost_at = time.monotonic()
 
     def _following(self, tenant: Tenant) -> asyncio.Task[None]:
-        """Makes what others committed, once for all who wait and to the end, however long they do."""
+        """The task that applies other servers' changes: one for all callers, and not cancelled with them."""
         if tenant.following is None:
             tenant.following = apart(self._keep_up(tenant))
-            tenant.following.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody waits any more
+            tenant.following.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be waiting any more
         return tenant.following
 
     async def _keep_up(self, tenant: Tenant) -> None:
@@ -209,7 +209,7 @@ class TenantCache:
             tenant.following = None
 
     async def _follow(self, tenant: Tenant) -> None:
-        """Makes the changes that others committed."""
+        """Apply the changes that other servers committed."""
         changes = None
         if not tenant.broken:
             tenant.asking = True
@@ -230,14 +230,14 @@ class TenantCache:
         self._weigh(tenant)
 
     async def _surely(self, tenant: Tenant, make: Callable[[], T]) -> T:
-        """What is committed is made, however busy the worker is."""
+        """Run `make`, which applies committed changes, on the inference thread; a full queue is tried again."""
         while True:
             try:
                 return await self.worker.run(make)
             except QueueFull:
                 await asyncio.sleep(0.01)
             except BaseException as error:
-                tenant.stale = True  # if it was not made, or is being made yet
+                tenant.stale = True  # the change may be missing, or still under way
                 tenant.broken = tenant.broken or not isinstance(error, NotReady | asyncio.CancelledError)
                 raise
 

@@ -1,4 +1,4 @@
-"""Facts with a time to live are forgotten when it is over, by exactly one of the servers that share a store."""
+"""Forgets expired facts; of the servers that share a store exactly one forgets each."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from memory.view import View
 
 PERIOD_S = 0.25
 PAUSE_S = 10.0  # at most, before a tenant that failed is tried again
-PATIENCE_S = 2.0  # for a tenant's turn
+PATIENCE_S = 2.0  # time-out of a tenant's turn
 TURN = 32  # facts of a tenant that are forgotten in a turn
-TURNS, TURNS_AGAIN = 8, 4  # at once; of tenants that failed the last time
+TURNS, TURNS_AGAIN = 8, 4  # turns at once: in general, and apart from those for tenants that failed last time
 ANSWERS_PERIOD_S = 600.0
 log = structlog.get_logger()
 
 
 class Expiry:
-    """Asks the store which tenants have facts whose time is over, loaded or not, and forgets those facts.
+    """Asks the store which tenants, loaded or not, have expired facts, and forgets them.
 
-    Every server does; a forget is committed under the next version, so of two servers one comes first and the other then
-    finds nothing to forget.
+    Every server does this. A forget is committed as the next version, so of two servers one commits and the other finds the fact
+    gone.
     """
 
     def __init__(self, tenants: Tenants) -> None:
@@ -41,7 +41,7 @@ class Expiry:
         self._first, self._again = asyncio.Semaphore(TURNS), asyncio.Semaphore(TURNS_AGAIN)
 
     async def keep(self) -> None:
-        """Until cancelled. What fails is tried again."""
+        """Run until cancelled. A turn that fails is tried again."""
         try:
             while True:
                 forgotten = await self._pass()
@@ -52,7 +52,7 @@ class Expiry:
             await asyncio.gather(*self._turns.values(), return_exceptions=True)
 
     async def _pass(self) -> int:
-        """Begins turns and waits a moment for them: what takes longer goes on beside the next pass."""
+        """Begin turns and wait PERIOD_S for them; slower ones go on beside the next pass."""
         try:
             begun = await self._begin()
             if time.monotonic() - self._answers_at > ANSWERS_PERIOD_S:
@@ -67,12 +67,12 @@ class Expiry:
         return sum(turn.result() for turn in done)
 
     async def forget_expired(self) -> int:
-        """A turn for each tenant of which something is due; returns how many facts this server forgot. A tenant that fails is left
-        for later, alone."""
+        """Take one turn for each tenant with expired facts; returns how many facts this server forgot. A tenant that fails delays no
+        other."""
         return sum(await asyncio.gather(*await self._begin()))
 
     async def _begin(self) -> list[asyncio.Task[int]]:
-        """Turns for tenants of which something is due, but for those that have one or pause."""
+        """Begin a turn for each tenant with expired facts, except tenants whose turn is under way or that pause."""
         begun = []
         for name, marks in (await self._due()).items():
             until, _ = self._pauses.get(name, (0.0, 0.0))
@@ -83,7 +83,7 @@ class Expiry:
         return begun
 
     async def _turn(self, name: str, marks: Sequence[float]) -> int:
-        """How many facts of the tenant were forgotten. Whatever takes longer than a turn may goes on, and the marks stay."""
+        """Forget expired facts of the tenant; returns how many. At a time-out a begun forget is finished, and the marks stay."""
         forgotten: list[str] = []
         async with self._again if name in self._pauses else self._first:
             try:
@@ -98,18 +98,18 @@ class Expiry:
         return len(forgotten)
 
     async def _due(self) -> dict[str, list[float]]:
-        """The marks of each tenant."""
+        """The expiry marks that are due, by tenant: Unix times."""
         marks: dict[str, list[float]] = defaultdict(list)
         for name, noted in await self._tenants.store.due(time.time()):
             marks[name].append(noted)
         return marks
 
     async def _forget_expired_of(self, name: str, marks: Sequence[float], forgotten: list[str]) -> None:
-        """Its marks stay while there is more to forget."""
+        """Forget up to TURN facts, appended to `forgotten`. The marks stay while more are expired."""
         memory = await self._tenants.newest(name)
         over = await self._tenants.lookups.run(memory.view.expired, time.time())
         for fact in over[:TURN]:
-            await to_its_end(self._forget(name, fact, forgotten))  # and it counts
+            await to_its_end(self._forget(name, fact, forgotten))  # a forget that was begun is counted
         if over[TURN:]:
             return
         view = (await self._tenants.get(name)).memory.view
@@ -117,7 +117,7 @@ class Expiry:
         await self._tenants.store.expired(name, marks, upcoming)
 
     async def _forget(self, name: str, fact: Fact, forgotten: list[str]) -> None:
-        with suppress(FactNotFound):  # another server was first, or the fact was changed and may have more time
+        with suppress(FactNotFound):  # another server was first, or the fact was changed and may expire later
             await self._tenants.forget(name, fact.id, fact.version)
             self._tenants.metrics.changes.labels("expired").inc()
             forgotten.append(fact.id)

@@ -1,4 +1,4 @@
-"""Facts that arrive while a tenant's memory is being changed are committed and solved together, as one block."""
+"""Group commit: facts that arrive while a tenant's block is committed become its next block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from memory.fact import Fact
 
 
 class GroupCommit:
-    """Gathers the facts of each tenant: what waits while one block is written is the next block."""
+    """Gathers the waiting facts of each tenant into blocks."""
 
     def __init__(self, tenants: Tenants) -> None:
         self._tenants = tenants
@@ -19,9 +19,9 @@ class GroupCommit:
         self._writing: dict[str, asyncio.Task[None]] = {}
 
     async def write(self, tenant: str, fact: Fact) -> Committed:
-        """Write one fact; it is durable when this returns. Raises what `Tenants.write_many` returns for it.
+        """Write one fact; it is durable when this returns. Raises the outcome that `Tenants.write_many` returns for it.
 
-        A caller that goes away while its fact waits takes it along; once its block is being written it will be.
+        Cancelling the caller withdraws a waiting fact; a fact whose block has begun is written.
         """
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(tenant, []).append((fact, future))

@@ -1,4 +1,4 @@
-"""The same request twice is one fact: what was answered under an Idempotency-Key is kept, sealed with the fact."""
+"""Idempotency-Key: the answer of a request is kept, sealed with its fact, and returned to a repetition."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class Idempotency:
 
     @classmethod
     def of(cls, tenant: str, key: str, body: Mapping[str, object]) -> Idempotency:
-        """Of a request whose body is these fields, as JSON has them."""
+        """From the fields of a request's body, as JSON values."""
         return cls(_digest(f"{tenant}\n{key}"), _digest(json.dumps(body, sort_keys=True)))
 
     def answer(self, change: Change) -> tuple[str, bytes]:
-        """Name and content of what is kept for the planned change."""
+        """Name and content of the record that is kept with the planned change."""
         kept = {"at": time.time(), "body": self.body, "answer": answer_to(change) | {"timings": _NO_TIMINGS}}
         return self.name, json.dumps(kept).encode()
 
     async def recall(self, store: RedisStore, tenant: str) -> dict[str, Any] | None:
-        """The fields of the answer that was given, None if there is none of the last 24 hours. Its timings are zero.
+        """The fields of the kept answer, its timings zero; None if none is younger than 24 hours.
 
         Raises:
-            KeyReused: it was given for another body.
-            AnswerSpent: its fact is replaced or forgotten since.
+            KeyReused: the answer belongs to another body.
+            AnswerSpent: the fact has been replaced or forgotten since.
         """
         content = await store.answer(tenant, self.name)
         if content is None:
@@ -61,7 +61,7 @@ class Idempotency:
 
 
 def answer_to(change: Change) -> dict[str, Any]:
-    """The fields of the answer to a request that made this change, but its timings."""
+    """The fields of the answer to the request that made this change, without timings."""
     assert change.fact is not None
     return {
         "id": change.fact.id,

@@ -1,8 +1,8 @@
-"""A tenant's memory anew for the model at hand: its facts' texts are encoded again, and put in place in one step. So a memory gets the
-statement keys, too, that versions before the reader did not make.
+"""Re-encodes a tenant's memory for the model at hand: the facts' texts are encoded again and replace the old pages in one step. So a
+memory also gets the statement keys that versions before the reader did not make.
 
-Until that step servers of the model before read and write the memory as ever; after it they answer
-`memory_of_another_model`, and servers of the new model answer.
+Until that step servers of the old model read and write the memory; after it they return `memory_of_another_model`, and servers
+of the new model answer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from models.errors import ModelError
 from models.model import EncodedFact, Model
 
 BATCH = 64
-ATTEMPTS, PAUSE_S = 30, 0.5  # others may write meanwhile, or hold the lease for a snapshot: what is missing comes in the next
+ATTEMPTS, PAUSE_S = 30, 0.5  # another server may write meanwhile or hold the snapshot lease; the next attempt encodes only new facts
 
 
 class Unencodable(MemoryError_):
@@ -30,20 +30,21 @@ class Unencodable(MemoryError_):
 
 
 def _silent(_done: int, _of: int) -> None:
-    """Say nothing."""
+    """Report no progress."""
 
 
 async def reencode(
     store: RedisStore, tenant: str, model: Model, settings: PageSettings, report: Callable[[int, int], None] = _silent
 ) -> int | None:
-    """Returns how many facts were encoded, those of history included; None if the memory is of this model already, with a statement key
-    of each fact where the model makes one.
+    """Re-encode all facts, history included; returns how many, or None if the memory belongs to this model already, with a statement
+    key of each fact where the model makes one.
 
     Args:
-        report: told how many facts are encoded, and of how many.
+        report: called with the number of facts encoded so far and the number of all.
 
     Raises:
-        Unencodable, StoreCorrupt; StoreUnavailable also where others keep changing the memory.
+        Unencodable, StoreCorrupt
+        StoreUnavailable: also if other servers changed the memory during every attempt.
     """
     try:
         found = await store.load(tenant, model.fingerprint)
@@ -76,7 +77,7 @@ def _all_stated(found: Recovered) -> bool:
 
 
 def _laid(found: Recovered, settings: PageSettings) -> dict[int, list[Fact]]:
-    """The facts of each page, as of the last change."""
+    """The facts of each page after the last change."""
     facts = [fact for page in found.pages.values() for fact in page.facts] + [c.fact for c in found.changes if c.fact is not None]
     dim = len(facts[0].key) if facts else 1
     memory = EpisodicMemory.restore(dim, settings, Scope(), pages=found.pages, changes=found.changes, version=found.version)

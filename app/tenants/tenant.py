@@ -16,7 +16,7 @@ OnConflict = Literal["supersede", "error", "version"]
 class Tenant:
     """One tenant's memory and the lock under which it changes. Reads need no lock: changes and reads are jobs of one thread.
 
-    (What looks up a single fact or asks for a number is no read in this sense, and any thread may do it.)
+    (Any thread may look up a single fact or a count.)
     """
 
     name: str
@@ -24,20 +24,20 @@ class Tenant:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     changes_since_snapshot: int = 0
     changed_at: float = 0.0  # Unix time of the oldest change since the snapshot
-    stale: bool = False  # the store may be ahead: follow it before the next change
-    broken: bool = False  # a change failed half-way: load it anew before it is used again
-    following: asyncio.Task[None] | None = None  # asks the store, and makes what others committed
-    asking: bool = False  # the store has not said yet whether there is something to make
-    catching_up: bool = False  # it has, and it is being made
+    stale: bool = False  # the store may have newer changes: follow it before the next change
+    broken: bool = False  # a change failed half-way: load the memory again before it is used
+    following: asyncio.Task[None] | None = None  # asks the store and applies other servers' changes
+    asking: bool = False  # `following` waits for the store's answer
+    catching_up: bool = False  # `following` has the answer and applies it
     size_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Committed:
-    """A change that is durable and made.
+    """A change that is durable and applied.
 
     Attributes:
-        commit_at, solve_at: Unix times when each began; those of the block that the change was part of.
+        commit_at, solve_at: Unix times when commit and solve of the change's block began.
     """
 
     change: Change
@@ -50,13 +50,13 @@ class Committed:
 
 @dataclass(frozen=True)
 class TenantLimits:
-    """What the server holds and allows; 0 for no limit.
+    """Limits of the memories; 0 for no limit.
 
     Attributes:
-        budget_bytes: of all memories together, before idle ones are evicted.
+        budget_bytes: of all memories together; above it idle ones are evicted.
         max_facts, max_bytes: of one tenant, its history included.
-        read_wait_s: how long a read waits for a version that it must see.
-        snapshot_every, snapshot_s: changes or seconds after which a changed memory is snapshotted.
+        read_wait_s: how long a read waits for the version of its Larimar-Version.
+        snapshot_every, snapshot_s: changes, or seconds, after which a changed memory is snapshotted.
     """
 
     budget_bytes: int = 0

@@ -1,4 +1,4 @@
-"""The tenants' memories: read, changed through the store, snapshotted."""
+"""Reads, changes and snapshots of the tenants' memories."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from models.device import request_stream
 Plan = Callable[[EpisodicMemory], Sequence[Change | Exception]]
 Answer = Callable[[Change], tuple[str, bytes]]
 BLOCK = 256  # the most facts that one commit is planned for
-CONTEND_S = 5.0  # how long a commit that lost against other writers is tried again
+CONTEND_S = 5.0  # how long a commit with a version conflict is tried again
 log = structlog.get_logger()
 
 
 class Tenants(TenantCache):
-    """What tenants' memories are asked and told. A change is committed to the store first and then made; a read sees what is made."""
+    """Reads and changes memories. A change is committed to the store, then applied; a read sees applied changes."""
 
     async def write(
         self, name: str, fact: Fact, *, on_conflict: OnConflict = "supersede", answer: Answer | None = None
     ) -> Committed:
-        """Write a fact. Raises as `write_many` returns.
+        """Write a fact. Raises the outcome that `write_many` returns for it.
 
         Args:
-            answer: gives, for the planned change, the digest of an Idempotency-Key and what is kept under it.
+            answer: returns, for the planned change, the digest of an Idempotency-Key and the record kept under it.
         """
         (outcome,) = await self.write_many(name, [fact], on_conflict=on_conflict, answer=answer)
         if isinstance(outcome, Exception):
@@ -57,14 +57,13 @@ class Tenants(TenantCache):
         """Write facts in as few atomic commits as commands under 1 MiB allow.
 
         Args:
-            on_conflict: what becomes of a fact with the same prompt: it is forgotten, or refuses the new one, or is kept
-                as history.
+            on_conflict: for a fact with the same prompt: `supersede` forgets it, `error` refuses the new fact, `version`
+                keeps the old one as history.
 
         Returns:
-            For each fact, in order, what was committed or why it was not. DuplicateId, BadKey, PromptTaken, TenantFull and
-            what packing it raises refuse one fact and leave the others; what stops a commit (StoreUnavailable,
-            VersionConflict, QueueFull, a defect) is the outcome of its facts and all that come after, and of none
-            that were committed before.
+            For each fact, in order, its Committed or its error. DuplicateId, BadKey, PromptTaken, TenantFull and errors of
+            packing refuse one fact and leave the others. An error of a commit (StoreUnavailable, VersionConflict,
+            QueueFull, a defect) is the outcome of that commit's facts and of all later ones; earlier ones stay committed.
         """
         outcomes: list[Committed | Exception] = []
         while len(outcomes) < len(facts):
@@ -98,8 +97,8 @@ class Tenants(TenantCache):
     def _overfull(
         self, memory: EpisodicMemory, fact: Fact, replaced: Fact | None, pending: int = 0, weight: int = 0
     ) -> TenantFull | None:
-        """Whether the tenant has no room for a fact, in the place of another that is forgotten for it or beside all. History counts,
-        and `pending` facts of `weight` bytes that the same commit writes."""
+        """The error if storing `fact` would exceed the tenant's limits; `replaced` is the fact that it supersedes, if any. History
+        counts, and so do `pending` facts of `weight` bytes in the same commit."""
         held, limits = len(memory) + memory.history, self.holding
         if replaced is None and 0 < limits.max_facts <= held + pending:
             return TenantFull("facts", held, limits.max_facts)
@@ -109,7 +108,7 @@ class Tenants(TenantCache):
         return None
 
     async def update(self, name: str, fact_id: str, revise: Callable[[Fact], Fact]) -> Committed:
-        """Put a revised fact in the place of one. Raises FactNotFound and as `write`."""
+        """Replace a fact by a revision of it. Raises FactNotFound and as `write`."""
 
         def plan(memory: EpisodicMemory) -> Change:
             fact = memory.get(fact_id)
@@ -121,10 +120,10 @@ class Tenants(TenantCache):
         return await self._one(name, plan)
 
     async def forget(self, name: str, fact_id: str, version: int | None = None) -> Committed:
-        """Forget a fact; with a version only as that wrote it, or as the history that became of it.
+        """Forget a fact; with a `version` only if that version wrote it.
 
         Raises:
-            FactNotFound: there is none, or it was changed since that version.
+            FactNotFound: no such fact, or it was changed since that version.
             StoreUnavailable, VersionConflict
         """
         (outcome,) = await self.forget_many(name, [(fact_id, version)])
@@ -139,7 +138,7 @@ class Tenants(TenantCache):
             facts: id and version of each, no id twice, BLOCK at most.
 
         Returns:
-            For each, in order, what was committed, or FactNotFound.
+            For each fact, in order, its Committed or FactNotFound.
 
         Raises:
             StoreUnavailable, VersionConflict
@@ -147,18 +146,18 @@ class Tenants(TenantCache):
         return await self._change(name, lambda memory: memory.plan_forgets(facts))
 
     async def drop(self, name: str) -> Dropped:
-        """Forget a tenant whole, be it one that cannot be read: damaged, or of another model. Raises StoreUnavailable."""
+        """Forget a whole tenant, even one that is damaged or belongs to another model. Raises StoreUnavailable."""
         return await to_its_end(self._drop(name))
 
     async def _drop(self, name: str) -> Dropped:
         async with self._locked_unread(name) as tenant:
-            tenant.stale = True  # what fails from here on may have erased something
+            tenant.stale = True  # a failure from here on may have erased something
             try:
                 dropped = await self.store.drop(name, tenant.memory.version)
             except BaseException:
-                tenant.broken = True  # and what was erased does not answer, be it that nothing can be loaded
+                tenant.broken = True  # erased facts must not answer, even if nothing can be loaded
                 raise
-            tenant.memory = self._empty()  # which is all that the store has now: nothing can fail after the erasure
+            tenant.memory = self._empty()  # as the store now is: nothing can fail after the erasure
             tenant.memory.version = dropped.version
             tenant.changes_since_snapshot, tenant.changed_at, tenant.stale, tenant.broken = 0, time.time(), False, False
             self._weigh(tenant)
@@ -172,19 +171,19 @@ class Tenants(TenantCache):
         *,
         choice: ScopeChoice = AS_IT_IS,
     ) -> tuple[Reading, int]:
-        """Read a tenant's memory, or some of its facts; also the version read.
+        """Read a tenant's memory, or a selection of its facts; returns the reading and the version read.
 
         Args:
-            choice: how scope is decided, where not as the memory's own detector does.
+            choice: a threshold in place of the detector's own.
 
         Raises:
-            FactNotFound: the selection names a fact that is not there.
+            FactNotFound: the selection names an unknown fact.
         """
         memory = await self.fresh(name)
         if not selection.is_excerpt:
             found = await self.worker.run(lambda: (memory.read(queries, selection.exclude, choice), memory.version))
             if (tenant := self._tenants.get(name)) is not None:
-                self._weigh(tenant)  # a page that is read for the first time is solved
+                self._weigh(tenant)  # the first read of a page solves it, which takes memory
             return found
 
         def sought() -> tuple[Excerpt, list[list[tuple[Fact, float]]]]:
@@ -196,7 +195,7 @@ class Tenants(TenantCache):
         return await self.lookups.run(excerpt.reading, queries, decisions), excerpt.version
 
     async def bridges(self, name: str, queries: Sequence[Query], selection: Selection = EVERYTHING) -> list[str]:
-        """As `memory.scope.two_hops.bridges`, of what `read` would read."""
+        """As `memory.scope.two_hops.bridges`, of the facts that `read` would read."""
         memory = await self.fresh(name)
         if not selection.is_excerpt:
             return await self.worker.run(bridges, memory, queries, selection.exclude)
@@ -208,7 +207,7 @@ class Tenants(TenantCache):
         return outcome
 
     async def _change(self, name: str, plan: Plan, answer: Answer | None = None) -> list[Committed | Exception]:
-        return await to_its_end(self._change_locked(name, plan, answer))  # or what is committed could stay unmade
+        return await to_its_end(self._change_locked(name, plan, answer))  # a committed change must be applied
 
     async def _change_locked(self, name: str, plan: Plan, answer: Answer | None) -> list[Committed | Exception]:
         async with self._locked(name) as tenant:
@@ -238,14 +237,14 @@ class Tenants(TenantCache):
             kept = answer(changes[0])
             changes[0] = replace(changes[0], fact=replace(changes[0].fact, answer=kept[0]))
         times = [c.fact.expires_at for c in changes if c.fact is not None and c.fact.expires_at is not None]
-        if times:  # noted before they are committed, and only for what is: a refusal leaves nothing behind
+        if times:  # noted before the commit, and only for facts of the plan: a refused one leaves no mark
             await self.store.expect_expiry(tenant.name, min(times))
         try:
             await self.store.commit(tenant.name, *changes, fingerprint=self.model.fingerprint, answer=kept)
         except (VersionConflict, AnswerExists):
             raise
         except BaseException:
-            tenant.stale = True  # it may be in the store: the next change looks
+            tenant.stale = True  # the change may be in the store: the next one follows it first
             raise
         commit_s = time.perf_counter() - started
 
@@ -264,7 +263,7 @@ class Tenants(TenantCache):
             raise CommitUnknown(told) from error
         self._count(tenant, len(changes))
         self._weigh(tenant)
-        if times and min(times) < time.time():  # its mark may have been looked at before there was a fact
+        if times and min(times) < time.time():  # expiry may have looked at the mark before the fact was there
             with suppress(StoreUnavailable):
                 await self.store.expect_expiry(tenant.name, min(times))
         made = iter(changes)
@@ -276,7 +275,7 @@ class Tenants(TenantCache):
         ]
 
     async def keep_snapshots(self) -> None:
-        """Snapshot changed memories every so many changes or seconds, until cancelled."""
+        """Snapshot changed memories after `snapshot_every` changes or `snapshot_s` seconds, until cancelled."""
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self.holding.snapshot_s)
@@ -284,7 +283,7 @@ class Tenants(TenantCache):
             await self.snapshot()
 
     async def snapshot(self) -> None:
-        """Snapshot every memory that changed. A failure is told by readiness and a metric, and tried again."""
+        """Snapshot every changed memory. Readiness and a metric show a failure; the next round tries again."""
         failure = ""
         for tenant in self.loaded:
             if not tenant.changes_since_snapshot:
@@ -299,14 +298,14 @@ class Tenants(TenantCache):
         self.snapshot_failure = failure
 
     async def _snapshot(self, tenant: Tenant) -> None:
-        """Facts do not change once they are written, so the tenant takes changes meanwhile."""
+        """Write a snapshot. Written facts do not change, so the tenant takes changes meanwhile."""
         async with tenant.lock:
             if tenant.broken:
                 await self._follow(tenant)
             memory, count, taken_at = tenant.memory, tenant.changes_since_snapshot, time.time()
             pages, version = await self.worker.run(lambda: (memory.snapshot(), memory.version))
         if await self.store.snapshot(tenant.name, pages, version, self.model.fingerprint):
-            await self._surely(tenant, lambda: memory.mark_stored(pages, version))  # changes are made on that thread
+            await self._surely(tenant, lambda: memory.mark_stored(pages, version))  # only that thread changes a memory
             tenant.changes_since_snapshot -= min(count, tenant.changes_since_snapshot)
             tenant.changed_at = taken_at
 

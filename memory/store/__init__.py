@@ -1,1 +1,1 @@
-"""Where memories outlive the process: log, snapshots, data keys, over the Redis protocol. All of memory's I/O."""
+"""Persistence of memories over the Redis protocol: log, snapshots, data keys. All of memory's I/O."""

@@ -1,4 +1,4 @@
-"""Looking for words, keys and codes in files, byte by byte."""
+"""Search for texts, keys and codes in the bytes of files and stores."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Needle:
-    """Bytes that must be nowhere; `name` is for the report, which never repeats them."""
+    """Bytes to search for; the report has `name` and never the bytes."""
 
     name: str
     content: bytes
 
     @classmethod
     def texts(cls, text: str) -> list[Needle]:
-        """A text in the encodings in which it may lie in a file."""
+        """A text in the encodings that a file may hold."""
         escaped = text.encode("ascii", "backslashreplace")
         forms = {text.encode(), text.encode("utf-16-le"), escaped, escaped.replace(b"\\x", b"\\u00")}
         return [cls(text, form) for form in sorted(forms)]
@@ -34,10 +34,10 @@ class Hit:
 
 
 def files_with(folder: Path, needles: Sequence[Needle]) -> Iterator[Hit]:
-    """Every file below `folder` (links not followed) that holds a needle, with the first place of each.
+    """For each file below `folder` (links not followed) the first place of each needle in it.
 
     Raises:
-        OSError: a file cannot be read; one that vanishes meanwhile is passed over.
+        OSError: a file cannot be read; a file that vanishes meanwhile is skipped.
     """
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_file():
@@ -63,7 +63,7 @@ def _search(path: Path, needles: Sequence[Needle]) -> Iterator[Hit]:
 
 
 async def keys_with(client: Client, needles: Sequence[Needle]) -> AsyncIterator[Hit]:
-    """Every key of a store whose name or value holds a needle. Raises redis.RedisError."""
+    """For each key of a store the needles in its name or value. Raises redis.RedisError."""
     await ready(client)
     for server in servers(client):
         async for name in server.scan_iter(count=1000):

@@ -1,6 +1,6 @@
-"""Redis Cluster: which node a key lies on.
+"""Redis Cluster: finds the node of a key.
 
-All of a tenant lies on one node (key_names.py), so the store speaks to that node as to a server of its own: the same scripts,
+All keys of a tenant are on one node (key_names.py), so the store uses that node like a single server, with the same scripts,
 pipelines and waits. redis-py keeps the map of slots.
 """
 
@@ -15,15 +15,15 @@ from redis.asyncio.cluster import ClusterNode
 from redis.exceptions import AskError, ClusterDownError, RedisClusterException, TryAgainError
 from redis.exceptions import ConnectionError as NotConnected
 
-ELSEWHERE = (AskError, ClusterDownError, TryAgainError)  # a key's slot is, or is about to be, another's; nothing was done
+ELSEWHERE = (AskError, ClusterDownError, TryAgainError)  # the key's slot has moved or is moving; nothing was done
 
 
 class Cluster:
-    """A client for each primary of a cluster, made when first needed.
+    """A client for each primary of a cluster, made at its first use.
 
     Args:
-        addresses: (host, port) of some nodes; they know the others.
-        connections: to each node at most.
+        addresses: (host, port) of some nodes, which name the others.
+        connections: the most to each node.
         options: of every connection.
     """
 
@@ -37,7 +37,7 @@ class Cluster:
         self._asking = asyncio.Lock()
 
     def of(self, key: str) -> Redis:
-        """The client of the primary that holds a key. Raises redis.ConnectionError before `ask`, or for a slot that nobody holds."""
+        """The client of the primary that holds a key. Raises redis.ConnectionError before `ask`, or for a slot without a node."""
         try:
             node = self._known.get_node_from_key(key)
         except RedisClusterException as error:
@@ -47,7 +47,7 @@ class Cluster:
         return self._client(node)
 
     def primaries(self) -> list[Redis]:
-        """Clients of all of them. Raises redis.ConnectionError before `ask`."""
+        """Clients of all primaries. Raises redis.ConnectionError before `ask`."""
         return [self._client(node) for node in self._known.get_primaries()]
 
     @property
@@ -58,7 +58,7 @@ class Cluster:
 
     @property
     def own_patience(self) -> dict[str, Any]:
-        """The options for clients that try again by themselves, as those of a whole cluster do."""
+        """The options for clients with a retry of their own, as redis-py's cluster client has."""
         return {name: value for name, value in self.options.items() if name != "retry"}
 
     def _client(self, node: ClusterNode) -> Redis:
@@ -76,7 +76,7 @@ class Cluster:
         return self._clients[place]
 
     async def ask(self, *, again: bool = False) -> None:
-        """Learn which node holds what: once, or `again` after a node answered that it is not the one.
+        """Learn the map of slots: once, or `again` after a node answered that a slot has moved.
 
         Raises:
             redis.ConnectionError: no node answers.
@@ -92,7 +92,7 @@ class Cluster:
             except (RedisClusterException, OSError) as error:
                 raise NotConnected(f"no node of the cluster answers: {error}") from error
             finally:
-                await asked.aclose()  # its connections; it keeps the map
+                await asked.aclose()  # closes its connections and keeps the map
             self._map = asked
             known_places = {(str(node.host), int(node.port)) for node in asked.get_nodes()}
             self.addresses = sorted({*self.addresses, *known_places})
@@ -100,7 +100,7 @@ class Cluster:
                 await close(self._clients.pop(place))
 
     async def aclose(self) -> None:
-        """May be called again."""
+        """Close all clients; may be called again."""
         while self._clients:
             await close(self._clients.popitem()[1])
 
@@ -119,13 +119,13 @@ def servers(client: Client) -> list[Redis]:
 
 
 async def ready(client: Client, *, again: bool = False) -> None:
-    """As `Cluster.ask`; nothing to do for a server alone."""
+    """As `Cluster.ask`; does nothing for a single server."""
     if isinstance(client, Cluster):
         await client.ask(again=again)
 
 
 async def close(client: Client) -> None:
-    """End all connections; may be called again."""
+    """Close all connections; may be called again."""
     await client.aclose()
     if isinstance(client, Redis):
         await client.connection_pool.disconnect()

@@ -12,31 +12,31 @@ from memory.errors import AnswerExists, StoreCorrupt, StoreUnavailable, VersionC
 from memory.store import lua
 from memory.store.link import Link, as_list
 
-HINDSIGHT_S = 60.0  # a commit has come through by then, or never will
+HINDSIGHT_S = 60.0  # after this time a commit in doubt has succeeded or never will
 
 
 class CommitUnknown(StoreUnavailable):
-    """A commit was sent, and then nobody could be asked, or something after it failed: it may have come through, or still may.
+    """A commit was sent, and its outcome is unknown: the reply never came, or a later step failed. It may still succeed.
 
-    The log decides. Whoever writes next meets a VersionConflict if it did, and catches up.
+    The log decides. If it succeeded, the next writer gets a VersionConflict and catches up.
     """
 
 
 class _NotDurable(Exception):
-    """The server has the commit in memory, and it did not get further in time."""
+    """The server has the commit in memory; it was not fsynced or replicated in time."""
 
 
 class Commit:
-    """Its nonce, stored in the entry, tells the server that an attempt repeats one which came through.
+    """A commit with a nonce, stored in the entry: by it the server recognises a repeated attempt.
 
-    So attempts may be repeated, and may reach the server late, twice or out of order: at most one writes.
+    So attempts may be repeated, and may reach the server late, twice or out of order; at most one writes.
 
     Args:
         keys: its KEYS.
-        version: what the first change becomes; the others follow.
+        version: of the first change; the others follow.
         entries: the fields of each change's entry, name and value in turn.
-        writer: who may have claimed the turn.
-        lists: data keys to set and to delete, answers to set and to delete (name and version), and what is `answer.spent`.
+        writer: this server's id, which may have claimed the turn.
+        lists: data keys to set, to delete; answers to set, to delete (name and version); the result of `idempotency_keys.spent`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Commit:
         self._in_doubt = False  # whether an attempt was sent whose reply never came
 
     async def run(self, tenant: str) -> None:
-        """Returns when the change is in the log at the store's durability. Raises as `RedisStore.commit`."""
+        """Wait until the change is in the log at the store's durability. Raises as `RedisStore.commit`."""
         try:
             reply = await self._link.call(self._attempt, tenant=tenant, hurry=True)
         except _NotDurable as error:
@@ -80,7 +80,7 @@ class Commit:
             raise StoreCorrupt(
                 tenant, f"the store is at version {found}, the memory at {expected}: the store lost data"
             )
-        if self._in_doubt and not taken:  # an entry was there and is erased or trimmed: ours or another's
+        if self._in_doubt and not taken:  # the entry was there and is erased or trimmed; it was ours or another's
             raise CommitUnknown(
                 f"version {self._version} of {tenant} was written, and erased since, by this or another"
             )
@@ -92,7 +92,7 @@ class Commit:
         doubt, self._in_doubt = self._in_doubt, True
         try:
             reply = await (self._send() if durability.wait is None else self._send_and_wait(durability.wait))
-        except ResponseError:  # refused, which says nothing about the attempts before
+        except ResponseError:  # this attempt is refused; earlier ones stay in doubt
             self._in_doubt = doubt
             raise
         self._in_doubt = doubt
@@ -102,7 +102,7 @@ class Commit:
         return await self._link.run(lua.COMMIT, self._keys, self._args)
 
     async def _send_and_wait(self, wait: str) -> list[Any]:
-        """WAIT and WAITAOF wait for the writes of their own connection, so both go through one."""
+        """WAIT and WAITAOF wait for writes of their own connection, so script and wait share one."""
         patience_ms = int(self._link.timeout_s * 800)
         replicas = self._link.replicas
         client = self._link.near(self._keys[0])
@@ -119,7 +119,7 @@ class Commit:
 
 
 def _shortfall(wait: str, reply: Any, replicas: int) -> str:
-    """What a WAIT or WAITAOF says is missing; empty if nothing is."""
+    """The failure that a WAIT or WAITAOF reports; empty for none."""
     if wait == "WAIT":
         have = 0 if isinstance(reply, Exception) else int(reply)
         return "" if have >= replicas else f"only {have} of {replicas} replicas had it in time"

@@ -1,4 +1,4 @@
-"""The connection to a server that speaks the Redis protocol."""
+"""Connects to a server of the Redis protocol."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ SCHEMES = (
 
 
 def connect(url: str, *, timeout_s: float = 5.0, connections: int = 32) -> Client:
-    """A client for `url`; it connects when first used.
+    """A client for `url`; it connects at its first use.
 
-    It retries nothing itself: only the store knows which of its operations may be sent twice.
+    It has no retry of its own: only the store knows which operations may be sent twice.
 
     Args:
         url: redis://[user:password@]host:port/db, rediss:// (TLS), unix:///path, or
             redis+sentinel://[user:password@]host:port,host:port/master-name[/db], where user and password are the
             master's, or redis+cluster://[user:password@]host:port,host:port. `rediss` takes ?ssl_ca_certs=…&ssl_certfile=…&ssl_keyfile=….
         timeout_s: for connecting and for each read and write on a socket.
-        connections: how many it opens at most, to each node of a cluster; further commands wait up to `timeout_s` for one.
+        connections: the most to each node; further commands wait up to `timeout_s` for a free one.
 
     Raises:
         ValueError: the URL has another scheme, or names no sentinel, master or node.
@@ -69,7 +69,7 @@ def _through_sentinels(url: str, options: dict[str, Any], connections: int) -> R
         service,
         watched,
         ssl=parts.scheme.startswith("rediss"),
-        max_connections=connections * 8,  # this pool does not wait for a free one
+        max_connections=connections * 8,  # this pool does not wait for a free connection
         check_connection=True,
         db=int(database or 0),
         **options,

@@ -1,4 +1,4 @@
-"""What an acknowledged write survives, as the server at hand is configured."""
+"""Durability: the failures that an acknowledged write survives, as the store's server is configured."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from redis.exceptions import ResponseError
 from memory.errors import PromiseBroken
 
 Level = Literal["memory", "disk", "replica"]
-LEVELS: tuple[Level, ...] = ("memory", "disk", "replica")  # each promises more than the one before
+LEVELS: tuple[Level, ...] = ("memory", "disk", "replica")  # in ascending order
 
 
 @dataclass(frozen=True)
 class Durability:
     """
     level: `memory`: a write is answered when the server has it, and is lost if the server dies before its next fsync.
-        `disk`: when its append-only file is fsynced; it survives kill -9 and loss of power. `replica`: when other
-        servers have it too; it survives the loss of this one.
-    wait: the command that must follow each write for the level to hold, None where none must.
-    reason: why, for people.
+        `disk`: a write is answered after the fsync of the append-only file; it survives kill -9 and loss of power.
+        `replica`: a write is answered when other servers have it too; it survives the loss of this one.
+    wait: the command that each write needs after it for this level; None for none.
+    reason: an explanation for people.
     """
 
     level: Level
@@ -30,15 +30,15 @@ class Durability:
 
 
 async def probe(client: Redis, wanted: Level | None, replicas: int) -> Durability:
-    """Asks the server how it is configured.
+    """Find the durability of the server's configuration.
 
     Args:
-        wanted: the level to keep; None for the strongest that one server keeps alone.
-        replicas: how many must be there for level `replica`.
+        wanted: the level to keep; None for the strongest level without replicas.
+        replicas: how many level `replica` needs.
 
     Raises:
-        PromiseBroken: it cannot keep the wanted level.
-        redis.RedisError: it does not answer.
+        PromiseBroken: the server cannot keep the wanted level.
+        redis.RedisError: the server does not answer.
     """
     if wanted == "memory":
         return Durability("memory", None, "answered when the server has it, as configured")
@@ -65,7 +65,7 @@ async def _on_disk(client: Redis) -> Durability:
     if _text(appendfsync) == "always":
         return Durability("disk", None, "the server fsyncs before it answers (appendfsync always)")
     try:
-        # For no file and no replica: it answers at once.
+        # Waits for nothing, so it answers at once: it shows whether the server knows the command.
         await client.execute_command("WAITAOF", 0, 0, 0)  # type: ignore[no-untyped-call]  # redis-py's
     except ResponseError:
         return Durability("memory", None, f"appendfsync {_text(appendfsync)}, and no WAITAOF on this server")

@@ -1,6 +1,6 @@
-"""What is left of an answer given under an Idempotency-Key when its fact is replaced or forgotten: that the key was used, and when.
+"""Spent idempotency keys: when an answer's fact is replaced or forgotten, the key and its time stay on record for 24 hours.
 
-A request that comes again late would else be a new one, and teach what was forgotten or put it over what is newer.
+Without that record a late repetition would count as a new request, and teach a forgotten fact again or supersede a newer one.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 from memory.change import Change
 
-KEPT_S = 24 * 3600.0  # an answer, or that it was given, from when it was given
-MOST_SPENT = 100_000  # keys of a tenant, the latest: about 15 MB
+KEPT_S = 24 * 3600.0  # how long an answer, or the record of a spent key, is kept after the answer
+MOST_SPENT = 100_000  # spent keys of a tenant that are kept, the latest ones: about 15 MB
 
 
 def spent(changes: Sequence[Change]) -> list[str | bytes]:
-    """For a commit: the time before which nothing is kept, for how many milliseconds what is kept is, and how much of it; then digest
-    and time of each key whose answer ends with it."""
+    """Arguments of the commit script: oldest time to keep (Unix), expiry in ms, maximum count; then digest and time of each
+    idempotency key that this commit ends."""
     before = time.time() - KEPT_S
     ended = [answer for change in changes for answer in change.answers]
     kept = [part for name, at in ended if at > before for part in (name, repr(at))]

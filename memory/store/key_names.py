@@ -1,19 +1,19 @@
 """The names of a tenant's keys.
 
-    larimar:{tenant}:log          stream; the change of version v is the entry v-0 (change.py). It keeps its last id when
-                                  its entries are trimmed, even all of them: no version is given twice.
+    larimar:{tenant}:log          stream; the change of version v is the entry v-0 (change.py). Trimming, even of all
+                                  entries, keeps the last id: no version is given twice.
     larimar:{tenant}:pages        hash; page:<n> -> the manifest of a page's snapshot, old:<n> -> the one before it,
-                                  floor -> the version that the snapshot covers, reach -> the one the log is trimmed to
+                                  floor -> the version that the snapshot covers, reach -> the version up to which the log is trimmed
     larimar:{tenant}:parts        hash; <n>:<token>:<i> -> a part of a page's bytes, under 1 MiB
-    larimar:{tenant}:data-keys    hash; version -> data key of the fact written by it; unused where keys lie in files
+    larimar:{tenant}:data-keys    hash; version -> data key of the fact written by it; unused with a vault
     larimar:{tenant}:answers      hash; digest of an Idempotency-Key -> the sealed answer
     larimar:{tenant}:spent        sorted set; digest of an Idempotency-Key whose fact was replaced or forgotten, by when it was used;
-                                  at most answer.MOST_SPENT, with an expiry
-    larimar:{tenant}:lease        string; the token of who may write a snapshot, with an expiry
-    larimar:{tenant}:fence        string; the last token given. Tokens only rise: it stays when the tenant is erased (lua.py)
-    larimar:{tenant}:turn         string; the writer whose commit comes next, with an expiry
+                                  at most idempotency_keys.MOST_SPENT, with an expiry
+    larimar:{tenant}:lease        string; the token of the server that may write a snapshot, with an expiry
+    larimar:{tenant}:fence        string; the last token given. Tokens only rise, so it outlives an erasure of the tenant (lua.py)
+    larimar:{tenant}:turn         string; the writer that has claimed the next commit, with an expiry
 
-The braces are Redis Cluster's hash tag: all of a tenant is on one node, where a script can change it in one
+The braces are Redis Cluster's hash tag: all keys of a tenant are on one node, where one script can change them in one
 step. A tenant's name has neither brace nor colon, so no two tenants share a key.
 """
 
@@ -26,8 +26,8 @@ _TENANT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PAGE = re.compile(rb"(page|old):(0|[1-9][0-9]*)")
 
 FLOOR, REACH = b"floor", b"reach"
-EARLIER_EXPIRIES = "larimar:expiries"  # sorted set over all tenants, <tenant>, of an earlier version: its next fact expires then
-EXPIRIES = f"larimar:{{{EARLIER_EXPIRIES}}}:2"  # as that, and on the same node, but <tenant>:<time>: earlier versions must not read it
+EARLIER_EXPIRIES = "larimar:expiries"  # sorted set of an earlier version, over all tenants: <tenant>, by when its next fact expires
+EXPIRIES = f"larimar:{{{EARLIER_EXPIRIES}}}:2"  # <tenant>:<time>, by time; the name keeps earlier versions from reading it
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Keys:
 
     @property
     def all(self) -> list[str]:
-        """Log, pages, data keys and fence first."""
+        """All keys of the tenant; log, pages, data keys and fence first."""
         return [self.log, self.pages, self.data_keys, self.fence, self.parts, self.answers, self.spent, self.lease, self.turn]
 
 
@@ -97,7 +97,7 @@ def tenant_of(log: bytes) -> str:
 
 
 def page_of(field: bytes) -> tuple[str, int] | None:
-    """`page` or `old` and the page's number, of a field of the pages' hash; None for anything else."""
+    """`page` or `old`, and the page's number, from a field of the pages' hash; None for another field."""
     match = _PAGE.fullmatch(field)
     return None if match is None else (match[1].decode(), int(match[2]))
 

@@ -1,4 +1,4 @@
-"""The way to the server: what is tried again, how long, and what its failures are called here."""
+"""Calls to the store: retries, time-outs and the translation of errors."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ T = TypeVar("T")
 
 
 def default_retry(retries: int = 3) -> Retry:
-    """25 to 500 ms between attempts, exponentially longer, with full jitter."""
+    """Exponential pauses of 25 to 500 ms between attempts, with full jitter."""
     return Retry(ExponentialWithJitterBackoff(base=0.025, cap=0.5), retries)
 
 
 class Link:
-    """A client together with the patience to use it.
+    """A client with retries and time-outs.
 
     Args:
-        client: one that retries nothing itself (connection.py).
-        timeout_s: for one `call` with `hurry`, its retries included.
+        client: without a retry of its own (connection.py).
+        timeout_s: for one `call` with `hurry`, retries included.
         retry: for attempts that lost their connection.
-        level, replicas: the durability that commits promise (durability.probe).
+        level, replicas: the durability of commits (durability.probe).
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class Link:
         self.client, self.timeout_s = client, timeout_s
         self.level, self.replicas = level, replicas
         self._retry = retry or default_retry()
-        self._known: dict[Redis, Durability] = {}  # of each server; unknown until asked, and after a lost connection
+        self._known: dict[Redis, Durability] = {}  # by server; unknown before the first probe and after a lost connection
 
     async def call(self, do: Callable[[], Awaitable[T]], *, tenant: str = "", hurry: bool = False) -> T:
-        """Awaits `do()`, again after a lost connection; `do` must be such that twice is as good as once.
+        """Await `do()`, and again after a lost connection: `do` must be idempotent.
 
         Args:
-            tenant: named in the error when its keys are not ours.
-            hurry: give up after `timeout_s`; without it each command has the client's own time-out.
+            tenant: named in the error if one of its keys has a foreign type.
+            hurry: give up after `timeout_s`; without it only the client's time-out for each command holds.
 
         Raises:
             StoreUnavailable, StoreCorrupt
@@ -74,51 +74,51 @@ class Link:
         return near(self.client, key)
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
-        """A script's reply."""
+        """Run a script; returns its reply."""
         return as_list(await self.near(keys[0]).register_script(script)(keys=keys, args=args))
 
     async def reach(self, key: str) -> None:
-        """Makes sure that there is a connection to the server that holds a key, so that what fails after this may have been sent."""
+        """Connect to the server that holds a key. A failure here is before any command was sent; a later one may be after it."""
         pool = self.near(key).connection_pool
         await pool.release(await pool.get_connection())  # type: ignore[no-untyped-call]  # redis-py's
 
     @property
     def durability(self) -> Durability | None:
-        """What commits promise on every server that was asked; None before one was, and after a lost connection."""
+        """The weakest durability of the probed servers; None before a probe and after a lost connection."""
         return min(self._known.values(), key=lambda durability: LEVELS.index(durability.level), default=None)
 
     def doubt(self) -> None:
-        """Have the servers asked again what they promise."""
+        """Probe the servers again before the next commit."""
         self._known.clear()
 
     async def durability_of(self, client: Redis) -> Durability:
-        """What a server promises, asked for if need be. Raises PromiseBroken and what redis-py raises."""
+        """The durability of a server, probed if unknown. Raises PromiseBroken and redis.RedisError."""
         if client not in self._known:
             self._known[client] = await probe(client, self.level, self.replicas)
         return self._known[client]
 
     async def ask(self) -> Durability:
-        """As `durability`, after every server was asked anew; what is known holds until they have answered. Raises as `durability_of`."""
+        """As `durability`, after a new probe of every server; until all have answered the old result holds. Raises as `durability_of`."""
         found: dict[Redis, Durability] = {}
         for client in servers(self.client):
             try:
                 found[client] = await probe(client, self.level, self.replicas)
             except PromiseBroken:
-                self._known.pop(client, None)  # commits ask for themselves, and are refused
+                self._known.pop(client, None)  # the next commit probes again, and is refused
                 raise
         self._known = found
         assert self.durability is not None
         return self.durability
 
     async def _lost(self, _: Exception) -> None:
-        self.doubt()  # who answers next may be another server, or differently configured
-        with suppress(NotConnected):  # the next attempt will say so
+        self.doubt()  # the next server may be another one, or be configured differently
+        with suppress(NotConnected):  # the next attempt raises it
             await ready(self.client, again=True)
 
 
 @contextmanager
 def reaching(purpose: str) -> Iterator[None]:
-    """Calls what keeps a client of one's own from the store by its name here. Raises StoreUnavailable."""
+    """For direct use of the client: turns redis.RedisError and OSError into StoreUnavailable, with `purpose` in the message."""
     try:
         yield
     except (RedisError, OSError) as error:
@@ -126,14 +126,14 @@ def reaching(purpose: str) -> Iterator[None]:
 
 
 def _translate(error: RedisError, tenant: str) -> Exception:
-    # Some replies quote the command they refuse, and with it what people wrote.
+    # Some replies quote the refused command, and with it users' texts.
     text = str(error).partition(", with args beginning with")[0][:200]
     if isinstance(error, ResponseError) and "WRONGTYPE" in text:
-        return StoreCorrupt(tenant, "one of its keys is not what this store writes")
+        return StoreCorrupt(tenant, "one of its keys has another type than this store writes")
     return StoreUnavailable(f"{type(error).__name__}: {text}")
 
 
 def as_list(reply: Any) -> list[Any]:
-    """A script's reply; the type that redis-py gives it is wider."""
+    """A script's reply as a list; redis-py's type is wider."""
     assert isinstance(reply, list)
     return reply

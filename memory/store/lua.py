@@ -1,14 +1,13 @@
-"""The steps that must happen wholly or not at all, as scripts that the server runs.
+"""The atomic steps of the store, as Lua scripts that the server runs.
 
-A script that fails does not undo what it wrote. So each checks all that can fail (types, versions, tokens, that
-arguments are complete) before its first write; what is left is a server out of memory, which refuses a script
-at its start.
+A script that fails does not undo its writes. So each script checks everything that can fail (types, versions, tokens, complete
+arguments) before its first write. One failure is left: a server out of memory, which refuses a script at its start.
 
-KEYS are the tenant's log and pages, then what else the script needs. Lists among ARGV stand after their length.
+KEYS are the tenant's log and pages, then the script's further keys. A list in ARGV follows its length.
 
-Fencing tokens only rise, for as long as the store has the tenant's name: LEASE alone gives them, and no script takes the last one
-away, an erasure (DROP) neither. A server that was stopped while it wrote a snapshot knows nothing of what happened meanwhile. If its
-token could be given again, its late parts would be taken for those of the new holder.
+Fencing tokens only rise: LEASE alone gives them, and no script deletes the last one, not even an erasure (DROP). A server may be
+stopped while it writes a snapshot, and go on later. If its token could be given again, its late parts would pass for parts of the
+new holder.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ end
 """
 )
 
-# The end of scripts with a lease in KEYS[3] and parts in KEYS[4]: parts of pages that `named` does not hold go, and the lease.
+# The end of scripts with a lease in KEYS[3] and parts in KEYS[4]: deletes the parts that `named` does not hold, and the lease.
 _SWEEP = """
 for _, field in ipairs(redis.call('HKEYS', KEYS[4])) do
   if not named[string.match(field, '^(%d+:%d+):')] then redis.call('HDEL', KEYS[4], field) end
@@ -65,10 +64,10 @@ return {0}
 COMMITTED, REPEATED, CONFLICT, LOST, FENCED, ANSWERED = 0, 1, 2, 3, 4, 5
 
 # KEYS: log, pages, data keys, answers, turn, spent. ARGV: first version, nonce, number of entries, the fields of each; lists of
-# data keys to set and delete, of answers to set and to delete (name and the version of its fact), and of what `answer.spent`
-# gives; the writer. Entry i takes the version first + i - 1. Returns {COMMITTED},
-# {REPEATED} (this very commit came through before), {CONFLICT, last version, whether the version's entry is still
-# there}, {LOST} (there are pages, so there was a log) or {ANSWERED} (there is an answer of this name already, or it is spent).
+# data keys to set and to delete, answers to set and to delete (name and the version of its fact), and the result of
+# `idempotency_keys.spent`; the writer. Entry i gets the version first + i - 1. Returns {COMMITTED}, {REPEATED} (an earlier attempt
+# of this commit succeeded), {CONFLICT, last version, whether the version's entry still exists}, {LOST} (pages without a log) or
+# {ANSWERED} (an answer of this name exists already, or is spent).
 COMMIT = (
     _SHARED
     + """
@@ -128,7 +127,7 @@ return {0}
 """
 )
 
-# KEYS: log, pages, lease, fence. ARGV: milliseconds. Returns {COMMITTED, token} or {FENCED} (somebody has the lease).
+# KEYS: log, pages, lease, fence. ARGV: milliseconds. Returns {COMMITTED, token} or {FENCED} (another server has the lease).
 LEASE = (
     _SHARED
     + """
@@ -206,10 +205,10 @@ redis.call('XTRIM', log, 'MAXLEN', 0)
     + _SWEEP
 )
 
-# KEYS: log, pages, data keys, fence, then the tenant's others. ARGV: the last version that the caller knows of. Erases everything
-# but the fence and the number of the last version, plus one: other servers must notice. Nothing is read that may be damaged: where
-# a number is not to be had, the time in milliseconds stands for it, as no tenant has had so many changes or snapshots. Returns
-# {COMMITTED, version, data keys that were destroyed}; version 0 if there was nothing.
+# KEYS: log, pages, data keys, fence, then the tenant's other keys. ARGV: the last version that the caller knows. Erases everything
+# except the fence and the last version, which rises by one so that other servers notice. Damaged values do not stop it: the time in
+# milliseconds replaces an unreadable number, since no tenant has had so many changes or snapshots. Returns
+# {COMMITTED, version, number of destroyed data keys}; version 0 if the tenant had no keys.
 DROP = (
     _FUNCTIONS
     + """
@@ -242,9 +241,8 @@ return {0, last, count}
 """
 )
 
-# KEYS: expiries, those of an earlier version. ARGV: tenant, when its next fact expires or nothing, the next mark or nothing, the times
-# of the marks that go. An earlier version's mark, the tenant alone, moves as that version would move it, unless its time is another
-# by now.
+# KEYS: expiries, expiries of an earlier version. ARGV: tenant, time of its next expiry or empty, next mark or empty, times of the
+# marks to delete. Also moves the old-format mark (member = tenant) if it still has the expected score.
 EXPIRED = """
 local tenant, upcoming, mark = ARGV[1], ARGV[2], ARGV[3]
 local earlier = redis.call('ZSCORE', KEYS[2], tenant)

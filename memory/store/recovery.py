@@ -1,4 +1,4 @@
-"""Reading all of a tenant, as of one version, while others may be writing."""
+"""Recovery: reads all of a tenant as of one version, while other servers may write."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Entries = Sequence[tuple[Change, bytes | None]]  # changes and their sealed fact
 
 @dataclass(frozen=True)
 class Recovered:
-    """What the store has of one tenant.
+    """A tenant as the store has it.
 
-    pages: index -> what its snapshot holds, verified, less what was forgotten since.
-    changes: what is in the log, oldest first; pages may cover some of them already. A write whose fact was forgotten
-        since has no fact.
-    version: the last one committed, 0 for a new tenant; that of the last change unless a snapshot covers it.
-    repaired: pages that were rebuilt from an older snapshot and the log, and why.
+    pages: index -> verified page of the snapshot, without facts forgotten since.
+    changes: of the log, oldest first; pages may cover some of them already. A write whose fact was forgotten since has
+        no fact.
+    version: the last committed one, 0 for a new tenant; greater than the last change's if a snapshot covers more.
+    repaired: pages that were rebuilt from an older snapshot and the log, and the reason of each.
     """
 
     pages: dict[int, StoredPage] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Recovered:
     repaired: dict[int, str] = field(default_factory=dict)
 
     def alive(self) -> set[int]:
-        """The versions that wrote the facts there are."""
+        """The versions that wrote the facts that still exist."""
         found = {fact.version for page in self.pages.values() for fact in page.facts}
         found |= {change.version for change in self.changes if change.fact is not None}
         return found - {version for change in self.changes for version in change.forgets}
@@ -56,7 +56,7 @@ class Recovered:
 
 @dataclass(frozen=True)
 class Salvaged:
-    """What could be read of a tenant, how many records could not, and the model that wrote it (empty: not known)."""
+    """The readable facts of a tenant, the number of unreadable records, and the fingerprint of its model (empty: unknown)."""
 
     facts: list[Fact]
     unreadable: int
@@ -77,8 +77,8 @@ class Recovery:
     """Reads one tenant.
 
     Args:
-        vault: where its data keys lie; None where the store has them.
-        fingerprint: of the model that its codes must be of; None for any.
+        vault: has the tenant's data keys; None if the store has them.
+        fingerprint: of the model that must have written it; None for any.
     """
 
     def __init__(self, link: Link, keys: Keys, vault: Vault | None, fingerprint: str | None) -> None:
@@ -86,12 +86,11 @@ class Recovery:
 
     @property
     def _near(self) -> Redis:
-        """The client of the server that has the tenant."""
+        """The client of the server that holds the tenant."""
         return self._link.near(self._keys.log)
 
     async def recover(self) -> Recovered:
-        """Pages first, then the log, then data keys; all over again if what was to be read is taken away meanwhile, by a drop
-        or by two snapshots.
+        """Read pages, then the log, then data keys; start again if a drop or two snapshots delete some of them meanwhile.
 
         Raises:
             StoreCorrupt, FingerprintMismatch, StoreUnavailable
@@ -109,8 +108,8 @@ class Recovery:
         raise StoreUnavailable(f"others changed tenant {self._keys.tenant} during each of {_ATTEMPTS} attempts to load it")
 
     async def _recovered(self, survey: _Survey) -> Recovered:
-        """What there was at the survey. Where data keys are missing, the log is read on to its end: what was forgotten while
-        the keys were read is named there, and nothing else may be missing."""
+        """The tenant as of the survey. If data keys are missing, the log is read to its end: it must name their facts as forgotten
+        since, or the tenant is damaged."""
         pages, repaired = await self._pages(survey)
         start = min([survey.floor, *(pages[page][0].covered if page in pages else 0 for page in repaired)])
         version, entries = survey.version, await self._entries(start, survey.version)
@@ -147,7 +146,7 @@ class Recovery:
         return [self._opened(change, raw, data_keys) for change, raw in entries]
 
     async def salvage(self) -> Salvaged:
-        """What can be read of parts and log, without asking that it be whole: each record is authentic by itself."""
+        """All facts that can be read from parts and log, complete or not: each record is authenticated by itself."""
         keys = self._keys
 
         async def parts() -> dict[bytes, bytes]:
@@ -195,7 +194,7 @@ class Recovery:
         return await self._link.call(ask, tenant=self._keys.tenant)
 
     async def _survey(self) -> _Survey | None:
-        """None for a tenant that was never written."""
+        """The tenant's survey; None if it was never written."""
         keys = self._keys
 
         async def ask() -> list[Any]:
@@ -228,20 +227,20 @@ class Recovery:
         return _Survey(floor, reach, version, manifests)
 
     def _number(self, fields: dict[bytes, bytes], name: bytes) -> int:
-        """Takes the field out; 0 where there is none."""
+        """Remove the field and return its number; 0 if it is missing."""
         raw = fields.pop(name, b"0")
         if not raw.isdigit():
             raise StoreCorrupt(self._keys.tenant, f"its {name.decode()} is {raw[:40]!r}, wanted a version")
         return int(raw)
 
     def _check_gaps(self, after: int, last: int, entries: Entries) -> None:
-        found, wanted = {change.version for change, _ in entries}, range(after + 1, last + 1)  # a damaged number makes it endless
+        found, wanted = {change.version for change, _ in entries}, range(after + 1, last + 1)  # a damaged number would make this range huge
         if missing := len(wanted) - sum(version in wanted for version in found):
             first = next(version for version in wanted if version not in found)
             raise StoreCorrupt(self._keys.tenant, f"{missing} changes are missing in its log, the first is version {first}")
 
     async def _pages(self, survey: _Survey) -> tuple[dict[int, tuple[Manifest, list[tuple[int, bytes]]]], dict[int, str]]:
-        """Each page's manifest and records, and which pages are older ones and why."""
+        """Each page's manifest and records; and the reason for each page that an older snapshot replaces."""
         pages: dict[int, tuple[Manifest, list[tuple[int, bytes]]]] = {}
         older: dict[int, str] = {}
         for page in sorted({page for _, page in survey.manifests}):
@@ -272,7 +271,7 @@ class Recovery:
         return manifest, list(snapshot_format.split(content))
 
     async def _entries(self, after: int, last: int | None) -> list[tuple[Change, bytes | None]]:
-        """Changes and their sealed facts, behind `after` up to `last`."""
+        """Changes and their sealed facts, after version `after` up to `last`."""
         entries: list[tuple[Change, bytes | None]] = []
         start, end = entry_id(after + 1), "+" if last is None else entry_id(last)
         while True:
@@ -358,7 +357,7 @@ def _written(entries: Entries) -> list[int]:
 
 
 def _lost(pages: SealedPages, entries: Entries, data_keys: DataKeys) -> set[int]:
-    """The versions whose facts must be readable, as no later change forgets them, and of which no record has its data key."""
+    """The versions of facts that no later change forgets and of which no record has its data key."""
     records = [found for _, page in pages.values() for found in page]
     records += [(change.version, sealed) for change, sealed in entries if sealed is not None]
     readable = {version for version, sealed in records if sealed_record.key_id(sealed) in data_keys.get(version, {})}

@@ -1,4 +1,4 @@
-"""Where memories outlive the process: per tenant a log of changes and a snapshot of pages, in Redis."""
+"""The store: for each tenant a log of changes and a snapshot of pages, in Redis."""
 
 from __future__ import annotations
 
@@ -34,19 +34,18 @@ from memory.store.vault import Vault
 __all__ = ["CommitUnknown", "Dropped", "Recovered", "RedisStore"]
 
 TURN_MS = 1000
-EXACT_S = 16.0  # what expires sooner has a mark of just its time
-MARKS = 1000  # of expiry, in one command
-PROBE_S = 1.0  # for how long an answer about durability is enough for whoever only wants to know whether there is one
+EXACT_S = 16.0  # an expiry sooner than this has a mark at its exact time
+MARKS = 1000  # expiry marks in one command
+PROBE_S = 1.0  # how long readiness reuses the last probe
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """What an erasure did.
+    """The result of an erasure.
 
     Attributes:
-        version: the tenant's last one, after which its versions go on; 0 if there was nothing.
-        facts: whose data keys were destroyed, history included; those of commits that never came through count, too, where data
-            keys lie in files.
+        version: the tenant's last one, after which its versions go on; 0 if the tenant had no keys.
+        facts: number of destroyed data keys, history included; with a vault also those of commits that never succeeded.
     """
 
     version: int
@@ -54,21 +53,21 @@ class Dropped:
 
 
 class RedisStore:
-    """The one implementation of persistence. `key_names.py` says what is stored under which name.
+    """The persistence of memories. `key_names.py` lists the stored keys.
 
-    Every fact is sealed with a data key of its own (sealed_record.py). Forgetting destroys that key before it is acknowledged.
+    Every fact is sealed with a data key of its own (sealed_record.py). Forgetting destroys that key before its answer.
 
     Every method may raise StoreUnavailable (no answer, or a refusal: out of memory, read-only, loading);
-    those that take a tenant ValueError (its name) and StoreCorrupt (a key of it is none of ours).
+    methods with a tenant also ValueError (its name) and StoreCorrupt (one of its keys has a foreign type).
 
     Args:
         client: from `connection.connect`; `close` closes it.
-        timeout_s: for a commit or a ping, retries included. What reads or writes whole tenants has the
-            client's own time-out for each command.
-        vault: where data keys lie; None: in the store, and they are set and deleted in the same step as the log.
-        retry: between attempts that lost their connection.
-        level: the durability that commits promise; the strongest the server can keep if None.
-        replicas: how many of its replicas must have a commit at level `replica`.
+        timeout_s: for a commit or a ping, retries included. Reading or writing a whole tenant has only the client's
+            time-out for each command.
+        vault: the files of data keys; None: data keys are in the store, and change in the same step as the log.
+        retry: after a lost connection.
+        level: the durability of commits; None for the strongest that the server keeps without replicas.
+        replicas: how many replicas must have a commit at level `replica`.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class RedisStore:
 
     @property
     def durability(self) -> Level | None:
-        """What an acknowledged commit survives; None until the server has answered (again)."""
+        """The durability of an acknowledged commit; None before the first probe and after a lost connection."""
         return self._link.durability.level if self._link.durability else None
 
     @property
@@ -100,45 +99,45 @@ class RedisStore:
 
     @property
     def index_bytes(self) -> int:
-        """About how many bytes it takes here to know where data keys lie."""
+        """About how many bytes the index of the vault's files takes in this process."""
         return self._vault.size_bytes if self._vault is not None else 0
 
     async def ping(self) -> Durability:
-        """Asks the server whether it is there and what it promises.
+        """Probe the server's durability.
 
         Raises:
-            PromiseBroken: it cannot keep the level that commits promise.
+            PromiseBroken: the server cannot keep the level of commits.
         """
 
         return await self._link.call(self._link.ask, hurry=True)
 
     async def probed(self) -> Durability:
-        """As `ping`, asked at most once in PROBE_S for all together: whoever asks whether a server is ready needs no key."""
+        """As `ping`, at most once in PROBE_S for all callers: readiness needs no key, so anybody may ask for it often."""
         if self._probe is None or (self._probe.done() and time.monotonic() - self._probed_at > PROBE_S):
-            self._probe = asyncio.create_task(self.ping(), context=Context())  # it is no request's own
+            self._probe = asyncio.create_task(self.ping(), context=Context())  # shared, so of no request
             self._probe.add_done_callback(self._answered)
         return await asyncio.shield(self._probe)
 
     def _answered(self, probe: asyncio.Task[Durability]) -> None:
         self._probed_at = time.monotonic()
         if not probe.cancelled():
-            probe.exception()  # perhaps nobody waits any more
+            probe.exception()  # nobody may be waiting any more
 
     async def close(self) -> None:
-        """May be called again."""
+        """Close all connections; may be called again."""
         if self._probe is not None:
             self._probe.cancel()
         await close(self._link.client)
 
     async def load(self, tenant: str, fingerprint: str | None) -> Recovered:
-        """Everything of a tenant, as of one version.
+        """All of a tenant, as of one version.
 
         Args:
-            fingerprint: of the model that its codes must be of; None for any.
+            fingerprint: of the model that must have written it; None for any.
 
         Raises:
             StoreCorrupt: pages or entries are torn, foreign or missing, or data keys are.
-            FingerprintMismatch: it was written with another model.
+            FingerprintMismatch: another model wrote it.
         """
         recovered = await Recovery(self._link, Keys(tenant), self._vault, fingerprint).recover()
         if self._vault is not None:
@@ -147,32 +146,32 @@ class RedisStore:
         return recovered
 
     async def follow(self, tenant: str, version: int, fingerprint: str) -> list[Change] | None:
-        """The changes that others made after `version`; None if the log does not reach back so far: load again then.
+        """The changes after `version`, made by other servers; None if the log is trimmed beyond it: load again.
 
         Raises:
-            StoreCorrupt: they are damaged, or the store is behind `version`: it lost data.
-            FingerprintMismatch: they were made with another model.
+            StoreCorrupt: a change is damaged, or the store is behind `version`: it lost data.
+            FingerprintMismatch: another model made a change.
         """
         changes = await Recovery(self._link, Keys(tenant), self._vault, fingerprint).follow(version)
-        if self._vault is not None and changes:  # our own, of which we did not hear that they came through
+        if self._vault is not None and changes:  # our own commits whose reply was lost
             await asyncio.to_thread(self._vault.erase, tenant, [gone for change in changes for gone in change.forgets])
         return changes
 
     async def commit(self, tenant: str, *changes: Change, fingerprint: str, answer: tuple[str, bytes] | None = None) -> None:
-        """Appends `changes` in one step, and waits until they are durable and what they forget is erased.
+        """Append `changes` in one step, and wait until they are durable and the data keys of forgotten facts are destroyed.
 
         Args:
-            changes: the first one's version is the tenant's last one plus 1, and the others follow it.
+            changes: with consecutive versions from the tenant's last one plus 1 on.
             fingerprint: of the model that made their keys and codes.
-            answer: digest of an Idempotency-Key and what to answer when it comes again, sealed with the first fact's key.
+            answer: digest of an Idempotency-Key and the answer for its repetition, sealed with the first fact's key.
 
         Raises:
             VersionConflict: another writer took this version; nothing is written.
-            AnswerExists: there is an answer for this key, or was and its fact is gone; nothing is written.
-            StoreCorrupt: the store has less than the memory had: it lost data, or is an older copy.
-            CommitUnknown: it may or may not be written, see there, or it is and what it forgets is not erased yet. (A
-                cancelled commit is as unknown.)
-            StoreUnavailable: otherwise, and then nothing is written.
+            AnswerExists: the key has an answer already, or is spent; nothing is written.
+            StoreCorrupt: the store is behind the memory: it lost data, or is an older copy.
+            CommitUnknown: the changes may be written; or they are, and the data keys of forgotten facts are not destroyed
+                yet. (A cancelled commit is as unknown.)
+            StoreUnavailable: nothing is written.
         """
         keys = Keys(tenant)
         data_keys = {change.version: DataKey.new() for change in changes if change.fact is not None}
@@ -196,12 +195,12 @@ class RedisStore:
         if self._vault is not None and forgotten:
             try:
                 await asyncio.to_thread(self._vault.erase, tenant, forgotten)
-            except StoreUnavailable as error:  # whoever follows the log erases them
+            except StoreUnavailable as error:  # the next `follow` or `load` erases them
                 written = f"version {changes[-1].version} of {tenant} is written"
-                raise CommitUnknown(f"{written}; the data keys of what it removes are not erased yet: {error}") from error
+                raise CommitUnknown(f"{written}; the data keys of the forgotten facts are not destroyed yet: {error}") from error
 
     async def claim(self, tenant: str) -> None:
-        """Asks that the tenant's next commit be ours, since others keep winning. It lapses by itself."""
+        """Claim the tenant's next commit, after losing to other writers. The claim lapses after TURN_MS."""
         keys = Keys(tenant)
 
         async def ask() -> None:
@@ -210,11 +209,11 @@ class RedisStore:
         await self._link.call(ask, tenant=tenant, hurry=True)
 
     async def answer(self, tenant: str, name: str) -> bytes | None:
-        """What was answered under the digest of an Idempotency-Key; None if nothing was.
+        """The answer kept under the digest of an Idempotency-Key; None if there is none.
 
         Raises:
-            AnswerSpent: something was, and its fact is replaced or forgotten since.
-            CorruptRecord: it is damaged.
+            AnswerSpent: the answer's fact has been replaced or forgotten since.
+            CorruptRecord: the answer is damaged.
         """
         keys = Keys(tenant)
 
@@ -235,7 +234,7 @@ class RedisStore:
         return None if data_key is None else data_key.open(tenant, version, sealed)
 
     async def discard_answers(self, tenant: str, answers: Sequence[tuple[str, int]]) -> None:
-        """Deletes answers that nobody may ask for any more, by name and version of their fact."""
+        """Delete answers, by name and version of their fact."""
         if answers:
             keys = Keys(tenant)
             gone = [str(part) for answer in answers for part in answer]
@@ -246,33 +245,33 @@ class RedisStore:
             await self._link.call(delete, tenant=tenant)
 
     async def snapshot(self, tenant: str, pages: Mapping[int, Sequence[Fact]], version: int, fingerprint: str) -> bool:
-        """Writes pages, reads them back, puts them in place, and trims the log up to the snapshot before.
+        """Write pages, read them back, switch to them, and trim the log up to the previous snapshot.
 
-        Ended at any point it leaves what `load` can read.
+        Interrupted at any point, it leaves a tenant that `load` can read.
 
         Args:
             pages: the facts of all pages that changed since the last snapshot, in row order.
-            version: the last one they cover.
+            version: the last one that they cover.
             fingerprint: of the model that made their keys and codes.
 
         Returns:
-            Whether it was done. If another server takes one just now, or has taken a newer one, nothing is put in place.
+            Whether the snapshot is in place. It is not if another server takes one now or has taken a newer one.
 
         Raises:
-            StoreCorrupt: other bytes were read back than written, or the store has less than the memory.
+            StoreCorrupt: other bytes were read back than written, or the store is behind the memory.
         """
         return await self._snapshots.take(Keys(tenant), await self._pages(tenant, pages, fingerprint), version)
 
     async def replace(self, tenant: str, pages: Mapping[int, Sequence[Fact]], version: int, fingerprint: str) -> bool:
-        """Puts other keys and codes of the same facts in place of all there are, as the next version: those of another model.
+        """Replace all pages by the same facts with keys and codes of another model, as the next version.
 
         Args:
             pages: all facts of all pages, in row order.
-            version: the last one, which the pages are of.
+            version: the last one, of which the pages are.
             fingerprint: of the model that made their keys and codes.
 
         Returns:
-            Whether it was done. If somebody has changed the tenant meanwhile, or takes a snapshot, nothing is.
+            Whether the pages are replaced. They are not if another server has changed the tenant or takes a snapshot.
 
         Raises:
             StoreCorrupt: other bytes were read back than written.
@@ -284,18 +283,18 @@ class RedisStore:
         return Pages(facts, fingerprint, await self._data_keys(Keys(tenant), versions))
 
     async def salvage(self, tenant: str) -> Salvaged:
-        """Every fact of a tenant that can still be read, whatever else of it is damaged and whichever model wrote it."""
+        """Every readable fact of a tenant, which may be damaged and of any model."""
         return await Recovery(self._link, Keys(tenant), self._vault, None).salvage()
 
     async def drop(self, tenant: str, known: int = 0) -> Dropped:
-        """Erases everything of a tenant, be it damaged or of another model: nothing of it is read. What is left is a version and the
-        last fencing token.
+        """Erase all of a tenant without reading it: it may be damaged or of another model. A version above the last one and the
+        last fencing token stay.
 
         Args:
-            known: the last version that the caller knows of; versions go on from it if the store has lost some.
+            known: the last version that the caller knows; versions go on from it if the store has lost some.
 
         Raises:
-            CommitUnknown: it is erased, and its data keys are not.
+            CommitUnknown: the tenant is erased, and its data keys are not.
         """
         keys = Keys(tenant)
 
@@ -307,21 +306,21 @@ class RedisStore:
             try:
                 destroyed += await asyncio.to_thread(self._vault.drop, tenant)
             except StoreUnavailable as error:
-                raise CommitUnknown(f"{tenant} is erased, and its data keys are not yet: {error}; erase it again") from error
+                raise CommitUnknown(f"{tenant} is erased, but its data keys are not: {error}; erase it again") from error
         return Dropped(version, destroyed)
 
     async def tenants(self) -> AsyncIterator[str]:
-        """Every tenant of the store, in no order: for its administrator only."""
+        """Every tenant of the store, in no order; for administrators only."""
         await ready(self._link.client)
         for server in servers(self._link.client):
             async for name in server.scan_iter(names.LOGS, count=1000):
                 yield names.tenant_of(name)
 
     async def expect_expiry(self, tenant: str, at: float) -> None:
-        """Marks that a fact of the tenant expires at `at` (Unix time), before it is committed.
+        """Mark, before its commit, that a fact of the tenant expires at `at` (Unix time).
 
-        A mark goes when somebody has looked at the memory after its time. The commit may be later than that look: so what
-        expires soon is looked for once more, when its commit has come through or never will.
+        A server deletes a mark once it has looked for expired facts after the mark's time. The commit may come after that look. So
+        an expiry within HINDSIGHT_S gets a second mark, for a look when the commit has succeeded or never will.
         """
         now = time.time()
         marks = [_mark(at, now)]
@@ -334,7 +333,7 @@ class RedisStore:
         await self._link.call(note, hurry=True)
 
     async def due(self, now: float) -> list[tuple[str, float]]:
-        """The marks of facts that expire by `now`, tenant and time."""
+        """The marks up to `now`: tenant and time (Unix) of each."""
         found: list[tuple[bytes, float]] = []
 
         async def ask(key: str, skip: int) -> list[tuple[bytes, float]]:
@@ -351,7 +350,7 @@ class RedisStore:
         return [(mark.decode().partition(":")[0], at) for mark, at in found]
 
     async def expired(self, tenant: str, noted: Sequence[float], upcoming: float | None) -> None:
-        """Takes marks away for which the newest memory was looked at, and marks when its next fact expires, None for never."""
+        """Delete marks after a look at the newest memory, and mark its next expiry `upcoming`; None for none."""
         expires = ["", ""] if upcoming is None else [repr(upcoming), repr(_mark(upcoming, time.time()))]
 
         async def note(marks: Sequence[float]) -> None:
@@ -362,7 +361,7 @@ class RedisStore:
             await self._link.call(partial(note, noted[start : start + MARKS]), hurry=True)
 
     async def size_bytes(self, tenant: str) -> int:
-        """About how much memory the tenant takes in the server."""
+        """About how many bytes the tenant takes in the store's server."""
         keys = Keys(tenant)
 
         async def ask() -> int:
@@ -389,8 +388,8 @@ def _entries(tenant: str, changes: Sequence[Change], data_keys: Mapping[int, Dat
 
 
 def _mark(at: float, now: float) -> float:
-    """When to look for what expires at `at`: then or, while that is far off, up to a 32nd of the way earlier, on a grid. So a tenant
-    has few marks, however many of its facts expire; that look marks the time again, from nearer by."""
+    """The mark for an expiry at `at`: that time or, if it is far off, up to 1/32 of the remaining time earlier, on a grid. So a tenant
+    has few marks for many expiring facts; the look at an early mark sets a nearer one."""
     ahead = at - now
     if not EXACT_S <= ahead < math.inf:
         return at

@@ -1,8 +1,8 @@
-"""A fact as bytes, and those bytes sealed with the fact's own data key.
+"""Seals the bytes of a fact with the fact's own data key.
 
 AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce; tenant and version are authenticated with the bytes, so a
-record is readable only where it belongs. Whoever destroys the data key has erased every copy of the record at once: in
-the log, in snapshots, in the server's files and in their backups.
+record opens only at its own tenant and version. Destroying the data key erases every copy of the record at once: in the log, in
+snapshots, in the server's files and in their backups.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _ID, _KEY, _NONCE = 8, 32, 12
 
 @dataclass(frozen=True)
 class DataKey:
-    """32 random bytes that seal one fact. The id, 8 random bytes, tells it from another key of the same version: an
-    attempt to commit may have been given up and still come through."""
+    """32 random bytes that seal one fact. The id, 8 random bytes, distinguishes keys of the same version: a commit that was given up
+    may still succeed."""
 
     id: bytes
     key: bytes
@@ -42,7 +42,7 @@ class DataKey:
         return cls(raw[:_ID], raw[_ID:])
 
     def seal(self, tenant: str, version: int, payload: bytes) -> bytes:
-        """id, nonce, ciphertext and tag."""
+        """The sealed payload: id, nonce, ciphertext and tag."""
         nonce = os.urandom(_NONCE)
         return self.id + nonce + AESGCM(self.key).encrypt(nonce, payload, _context(tenant, version))
 
@@ -50,7 +50,7 @@ class DataKey:
         """The payload.
 
         Raises:
-            CorruptRecord: altered, torn, of another fact, tenant or key.
+            CorruptRecord: the record is altered, torn, or of another fact, tenant or key.
         """
         if key_id(sealed) != self.id:
             raise CorruptRecord(f"the record of version {version} was sealed with another data key")
@@ -61,7 +61,7 @@ class DataKey:
 
 
 def key_id(sealed: bytes) -> bytes:
-    """Which data key a record was sealed with."""
+    """The id of the data key that sealed a record."""
     return sealed[:_ID]
 
 

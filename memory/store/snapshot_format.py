@@ -1,10 +1,10 @@
-"""A page's snapshot: the sealed records of its facts in one run of bytes, and the manifest that says what they must be.
+"""The format of a page's snapshot: the sealed records of its facts as one run of bytes, and a manifest that verifies them.
 
     record    version u64, length u32 (little-endian), sealed bytes (sealed_record.py)
     manifest  JSON: format, version covered, model fingerprint, number of facts, token of the writer, parts, SHA-256
 
-A page is its rows: keys and codes, in order. Its inverse and matrix are solved from them again, so nothing of a
-forgotten fact is in a snapshot but a record that nobody can open any more.
+A page is stored as its rows: keys and codes, in order. Its inverse and matrix are solved from them again. So a snapshot holds
+of a forgotten fact only a record that nobody can open.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RECORD = struct.Struct("<QI")
 
 @dataclass(frozen=True)
 class Manifest:
-    """Which bytes make a page, and how to tell that they are these."""
+    """The parts of a page's snapshot, and the digest that verifies them."""
 
     page: int
     covered: int
@@ -56,11 +56,11 @@ class Manifest:
 
     @property
     def fields(self) -> list[bytes]:
-        """The names of its parts, in order."""
+        """The field names of its parts, in order."""
         return [b"%d:%d:%d" % (self.page, self.token, part) for part in range(self.parts)]
 
     def check(self, tenant: str, raw: bytes) -> None:
-        """Raises CorruptPage if these are not the page's bytes."""
+        """Verify the page's bytes. Raises CorruptPage."""
         got = _digest(tenant, self.page, self.covered, raw)
         if got != self.sha256:
             wanted = self.sha256[:16]
@@ -73,7 +73,7 @@ def join(records: Iterable[tuple[int, bytes]]) -> bytes:
 
 
 def split(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    """The records that `join` joined; ends at the first one that is cut short."""
+    """The inverse of `join`; ends at the first truncated record."""
     at = 0
     while at + _RECORD.size <= len(raw):
         version, length = _RECORD.unpack_from(raw, at)
@@ -85,7 +85,7 @@ def split(raw: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def cut(raw: bytes) -> Sequence[bytes]:
-    """The parts in which a page's bytes are stored."""
+    """A page's bytes in parts of PART_BYTES."""
     return [raw[at : at + PART_BYTES] for at in range(0, max(1, len(raw)), PART_BYTES)]
 
 

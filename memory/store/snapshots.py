@@ -1,4 +1,4 @@
-"""Taking a tenant's snapshot: in parts, beside the one there is, verified, by one server at a time."""
+"""Takes a tenant's snapshot: written in parts beside the current one, verified, by one server at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEASE_MS = 10_000  # each part that is written renews it
 
 @dataclass(frozen=True, eq=False)
 class Pages:
-    """What is to be stored.
+    """Pages to store.
 
     Attributes:
         facts: of each page, in row order.
@@ -35,8 +35,8 @@ class Pages:
 
 
 class Snapshots:
-    """A lease keeps two servers from doing the same work. Its token fences: what one writes whose lease ran out meanwhile is
-    refused, so a server that was stopped for a while and goes on cannot put old pages over new ones."""
+    """Writes snapshots under a lease, so that two servers do not do the same work. The lease's token fences: the store refuses writes
+    under an expired lease, so a server that was stopped for a while cannot put old pages over new ones."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -44,7 +44,7 @@ class Snapshots:
     async def take(self, keys: Keys, pages: Pages, version: int) -> bool:
         """As RedisStore.snapshot."""
         if await self._floor(keys) >= version:
-            return True  # another server has taken one that covers all of it
+            return True  # another server's snapshot covers this version
         token = await self._acquire(keys)
         if token is None:
             return False
@@ -64,8 +64,8 @@ class Snapshots:
         return bool(reply[0] == lua.COMMITTED)
 
     async def _laid_beside(self, keys: Keys, token: int, pages: Pages, covered: int) -> list[str | bytes] | None:
-        """Writes the pages' parts beside those there are, and reads them back; page numbers and manifests in turn. None if the
-        lease ran out."""
+        """Write the pages' parts beside the current ones, and read them back; returns page numbers and manifests in turn, or None if
+        the lease ran out."""
         manifests: list[str | bytes] = []
         for page, facts in pages.facts.items():
             raw = await asyncio.to_thread(_sealed, keys.tenant, facts, pages.data_keys)
@@ -99,7 +99,7 @@ class Snapshots:
         return (await self._link.call(write, tenant=keys.tenant))[0] == lua.COMMITTED
 
     async def _is_stored(self, keys: Keys, manifest: Manifest) -> bool:
-        """False if the lease ran out, as others may have removed the parts then. Raises StoreCorrupt."""
+        """Whether the parts read back whole; False if the lease ran out: others may have deleted them. Raises StoreCorrupt."""
 
         async def get() -> list[bytes | None]:
             client = self._link.near(keys.parts)
@@ -130,7 +130,7 @@ class Snapshots:
 
 
 def _sealed(tenant: str, facts: Sequence[Fact], data_keys: Mapping[int, Mapping[bytes, DataKey]]) -> bytes:
-    """The page's bytes. A fact whose data key is gone was forgotten by another server since: it is left out."""
+    """The page's bytes, without facts whose data key is gone: another server has forgotten them since."""
     records = []
     for fact in facts:
         for data_key in list(data_keys.get(fact.version, {}).values())[:1]:

@@ -1,9 +1,9 @@
-"""The data keys of the embedded store: one file per tenant beside the server's files, never in them.
+"""The vault: data keys of the embedded store, in one file per tenant beside the server's files.
 
-A server's append-only file keeps what it was once told until it is rewritten whole: 175 to 350 ms for 10,000 facts on
-two cores, 60 to 130 ms for their keys alone. A record of 64 bytes is overwritten where it lies and synced in 0.1 to 4 ms,
-however many there are. So keys lie here, and what the server's files still hold of a forgotten fact is noise.
-(A file system or a disk that writes elsewhere instead of over the old block keeps the old block until it reuses it.)
+A server's append-only file keeps every value until the file is rewritten: 175 to 350 ms for 10,000 facts on two cores, 60 to
+130 ms for their keys alone. Here a record of 64 bytes is overwritten in place and synced in 0.1 to 4 ms, independent of their
+number. Without its data key, the rest of a forgotten fact in the server's files is noise. (A copy-on-write file system, or a
+disk that remaps blocks, keeps the old block until it is reused.)
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _MAGIC = b"LARIMAR-KEYS\x01".ljust(64, b"\0")
 _BODY = struct.Struct("<Q40s")  # version and data key; a CRC-32 follows
 _SIZE = 64  # of a record, padded: none crosses a sector
 _EMPTY = bytes(_SIZE)
-INDEX_BYTES = 64 << 20  # of all tenants' indexes together: half a million facts. One that is gone is read again, in 2 ms for 1,000 facts
+INDEX_BYTES = 64 << 20  # of all indexes: half a million facts. An evicted index is read again, in 2 ms for 1,000 facts
 _TENANT_BYTES, _ENTRY_BYTES = 512, 128  # of an index, and of each record in it
 
 
 @dataclass
 class _File:
-    """Where in a tenant's file the keys of each version lie, which records are free, and where it ends."""
+    """The index of a tenant's file: records of each version, free records, and the end."""
 
     places: dict[int, list[int]] = field(default_factory=dict)
     free: list[int] = field(default_factory=list)
     end: int = 1
-    counted: int = 0  # bytes that the vault has counted of it
+    counted: int = 0  # bytes that the vault has counted for it
 
     @property
     def size_bytes(self) -> int:
@@ -55,26 +55,26 @@ class _File:
 
 
 class Vault:
-    """Data keys by version. Blocking; all that is written is on the disk when a method returns.
+    """Data keys by version. Methods block; their writes are on disk when they return.
 
     Args:
         folder: made if missing, with mode 0700.
-        index_bytes: of indexes that are held at most; the one that was used last is held however large it is.
+        index_bytes: the most of all held indexes; the last used one is held at any size.
 
-    Every method raises StoreUnavailable where a file cannot be read or written.
+    Every method raises StoreUnavailable if a file cannot be read or written.
     """
 
     def __init__(self, folder: Path, *, index_bytes: int = INDEX_BYTES) -> None:
         self.folder, self._index_bytes = folder, index_bytes
-        self.size_bytes = 0  # about, of the indexes that are held
+        self.size_bytes = 0  # of the held indexes, about
         self._files: OrderedDict[str, _File] = OrderedDict()  # least recently used first
-        self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # one at a time works on a tenant's file
-        self._put_at: dict[str, float] = {}  # when keys of a tenant were put in the last HINDSIGHT_S, the longest ago first
-        self._guard = threading.Lock()  # of all these
+        self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # one thread at a time works on a tenant's file
+        self._put_at: dict[str, float] = {}  # tenants with a `put` in the last HINDSIGHT_S -> its time, the oldest first
+        self._guard = threading.Lock()  # of the attributes above
 
     def get(self, tenant: str, versions: Collection[int]) -> dict[int, dict[bytes, DataKey]]:
-        """The data keys of these versions: version -> key id -> data key. A version has more than one only if a commit was given
-        up and repeated. Who puts a key meanwhile waits while the file is read, not while keys are taken from it."""
+        """The data keys of these versions: version -> key id -> data key. A version has several only if a commit was given up and
+        repeated. A concurrent `put` waits while the file is read, not while it is parsed."""
         with self._turn(tenant):
             known = self._known(tenant).places
             places = [(version, place) for version in versions for place in known.get(version, ())]
@@ -87,7 +87,7 @@ class Vault:
         return found
 
     def put(self, tenant: str, keys: Mapping[int, DataKey]) -> None:
-        """Add data keys, for a commit that is sent then."""
+        """Add data keys, before the commit is sent."""
         with self._turn(tenant):
             self._note_put(tenant)
             file = self._known(tenant)
@@ -104,10 +104,10 @@ class Vault:
             self._erase(tenant, versions)
 
     def sweep(self, tenant: str, alive: Callable[[], Collection[int]], forgotten: Collection[int]) -> None:
-        """Overwrite the data keys of facts whose forgetting was cut short, and of commits that never came through.
+        """Overwrite the data keys of facts whose forgetting was interrupted, and of commits that never succeeded.
 
         Args:
-            alive: gives the versions that wrote the facts there are. Others' keys stay while a commit may be on its way.
+            alive: returns the versions of existing facts. Other keys stay while a commit may still succeed (HINDSIGHT_S).
         """
         with self._turn(tenant):
             gone = set(forgotten)
@@ -132,7 +132,7 @@ class Vault:
                 del self._put_at[oldest]
 
     def drop(self, tenant: str) -> int:
-        """Overwrite all data keys of a tenant and remove its file, whatever is in it; how many there were."""
+        """Overwrite all data keys of a tenant and remove its file, even a damaged one; returns their number."""
         with self._turn(tenant):
             self._release(tenant)
             with self._guard:
@@ -155,13 +155,13 @@ class Vault:
     @contextmanager
     def _turn(self, tenant: str) -> Iterator[None]:
         with self._guard:
-            turn = self._turns.setdefault(tenant, threading.Lock())  # there while somebody has it or waits for it
+            turn = self._turns.setdefault(tenant, threading.Lock())  # exists while a thread has it or waits for it
         with turn:
             yield
             self._weigh(tenant)
 
     def _weigh(self, tenant: str) -> None:
-        """Counts the tenant's index, and lets go of those that were used longest ago beyond the bound."""
+        """Count the tenant's index, and evict the least recently used ones above the bound."""
         with self._guard:
             if (file := self._files.get(tenant)) is None:
                 return
@@ -173,13 +173,13 @@ class Vault:
                 self.size_bytes -= oldest.counted
 
     def _release(self, tenant: str) -> None:
-        """Lets go of the tenant's index."""
+        """Evict the tenant's index."""
         with self._guard:
             if (file := self._files.pop(tenant, None)) is not None:
                 self.size_bytes -= file.counted
 
     def _path(self, tenant: str) -> Path:
-        # Not the name itself: file systems take some different names for the same.
+        # Not the name itself: file systems may treat different names as equal.
         return self.folder / f"{hashlib.sha256(tenant.encode()).hexdigest()[:40]}.keys"
 
     def _known(self, tenant: str) -> _File:
@@ -205,8 +205,8 @@ class Vault:
             return b""
         except OSError as error:
             raise _unavailable(path, error) from error
-        if raw[:_SIZE] not in (_MAGIC, raw[:0], _EMPTY):  # empty: killed before the first key was acknowledged
-            raise StoreUnavailable(f"{path} is no file of data keys, or of another version of this program")
+        if raw[:_SIZE] not in (_MAGIC, raw[:0], _EMPTY):  # empty: the process was killed before the first key was acknowledged
+            raise StoreUnavailable(f"{path} is not a file of data keys of this version")
         return raw
 
     def _write(self, tenant: str, records: Mapping[int, bytes]) -> None:
@@ -228,7 +228,7 @@ class Vault:
             if new:
                 _sync_folder(self.folder)
         except OSError as error:
-            self._release(tenant)  # what is in the file now is read again
+            self._release(tenant)  # the file is read again
             raise _unavailable(path, error) from error
 
 
@@ -238,7 +238,7 @@ def _record(version: int, key: DataKey) -> bytes:
 
 
 def _record_at(raw: bytes, place: int) -> tuple[int, bytes] | None:
-    """The version and the data key that a record holds; None if it is empty, or torn before it was acknowledged."""
+    """A record's version and data key; None if it is empty, or torn before it was acknowledged."""
     record = raw[place * _SIZE : (place + 1) * _SIZE]
     if len(record) < _SIZE:
         return None
