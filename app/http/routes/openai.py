@@ -29,9 +29,10 @@ from app.http.openai_schemas import (
     ModelList,
     ModelOut,
     TextChoice,
+    told as ignoring,
 )
 from app.http.problems import UnknownModel, Unsupported, explained, openai_error
-from app.http.routes.generate import check_length, memory_of, sampling_of, usage_of
+from app.http.routes.generate import memory_of, sampling_of, usage_of
 from app.http.schemas import Usage
 from app.server.settings import Settings
 from app.service import Request as Ask
@@ -45,6 +46,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 }
 router = APIRouter(prefix="/v1", tags=["openai"], responses=REFUSED)
 TEXT_TOKENS, CHAT_TOKENS = 16, 256  # generated at most where the request does not say
+PROMPTS = 64  # completed at once: a quarter of the default queue, so that one request leaves room for others
 Kind = Literal["text_completion", "chat.completion"]
 
 
@@ -56,6 +58,7 @@ class _Told:
     model: str
     id: str
     created: int
+    headers: dict[str, str]
 
     @property
     def head(self) -> dict[str, Any]:
@@ -73,10 +76,15 @@ class _Told:
 
 
 def _told(kind: Kind, body: CompletionBase, service: Service) -> _Told:
-    body.check()
+    ignored = ignoring(body.ignored())
     if body.model != service.model.name:
         raise UnknownModel(f"this server serves {service.model.name!r}, got {body.model!r}")
-    return _Told(kind, service.model.name, f"{'cmpl' if kind == 'text_completion' else 'chatcmpl'}-{ULID()}", int(time.time()))
+    return _Told(kind, service.model.name, f"{'cmpl' if kind == 'text_completion' else 'chatcmpl'}-{ULID()}", int(time.time()), ignored)
+
+
+def _tokens(asked: int | None, default: int, settings: Settings) -> int:
+    """How many to generate at most, of those that the context has room for: clients ask for more than they want."""
+    return min(asked or default, settings.max_new_tokens)
 
 
 @router.get("/models")
@@ -97,18 +105,17 @@ async def model(name: str, service: Serving, _: Reader) -> ModelOut:
 async def complete(
     body: CompletionIn, request: Request, response: Response, service: Serving, settings: Configured, tenant: Reader
 ) -> CompletionOut | EventSourceResponse:
-    """Complete a prompt, or each of up to sixteen."""
+    """Complete a prompt, or each of up to 64."""
     told = _told("text_completion", body, service)
-    tokens = body.max_tokens or min(TEXT_TOKENS, settings.max_new_tokens)
-    check_length(tokens, settings, "max_tokens")
+    tokens = _tokens(body.max_tokens, TEXT_TOKENS, settings)
     sampling = sampling_of(body, tokens, body.logprobs, answer_only=body.larimar.answer_only)
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    if not 0 < len(prompts) <= 16:
-        raise Unsupported(f"prompt: one to sixteen prompts are completed at once, got {len(prompts)}")
+    if not 0 < len(prompts) <= PROMPTS:
+        raise Unsupported("prompt", f"1 to {PROMPTS} prompts are completed at once, got {len(prompts)}")
     asked = [_ask(prompt, sampling, body) for prompt in prompts]
     if body.stream:
         if len(asked) > 1:
-            raise Unsupported("prompt: only one prompt can be streamed")
+            raise Unsupported("prompt", "only one prompt can be streamed")
         return await _stream(told, body, asked[0], service, settings, tenant)
     work = asyncio.gather(*(service.generate(tenant, ask) for ask in asked))
     answers = await within(settings, attended(request, work), body.timeout_s)
@@ -124,7 +131,7 @@ async def complete(
     usages = [usage_of(answered.generation) for answered in answers]
     usage = Usage(**{name: sum(getattr(u, name) for u in usages) for name in Usage.model_fields})
     memories = [memory_of(answered.read) for answered in answers]
-    response.headers["Larimar-Version"] = str(answers[-1].read.version)
+    response.headers.update(told.headers | {"Larimar-Version": str(answers[-1].read.version)})
     return CompletionOut(**told.head, choices=choices, usage=usage, larimar=memories if isinstance(body.prompt, list) else memories[0])
 
 
@@ -134,29 +141,25 @@ async def chat(
 ) -> CompletionOut | EventSourceResponse:
     """Answer the last user message of a conversation, in the decoder's chat template."""
     told = _told("chat.completion", body, service)
-    tokens = body.max_completion_tokens or body.max_tokens or min(CHAT_TOKENS, settings.max_new_tokens)
-    check_length(tokens, settings, "max_tokens")
-    if body.top_logprobs is not None and not body.logprobs:
-        raise Unsupported("top_logprobs: needs logprobs to be true")
+    tokens = _tokens(body.max_completion_tokens or body.max_tokens, CHAT_TOKENS, settings)
     logprobs = body.top_logprobs or 0 if body.logprobs else None
     sampling = sampling_of(body, tokens, logprobs, answer_only=body.larimar.answer_only)
     said = [message.text for message in body.messages if message.role == "user"]
     if not said or not said[-1].strip():
-        raise Unsupported("messages: the conversation has no user message with text")
+        raise Unsupported("messages", "the conversation has no user message with text")
     if service.model.decoder.tokenizer.chat_template is None:
-        raise Unsupported(f"messages: {service.model.name} has no chat template; use /v1/completions")
-    turns = [{"role": "system" if m.role == "developer" else m.role, "content": m.text} for m in body.messages]
+        raise Unsupported("messages", f"{service.model.name} has no chat template; use /v1/completions")
     if service.model.scope is None:
         questions, before = await asyncio.to_thread(asks, said), ""
     else:  # a reader sees the last message together with what was said before it
         last = max(n for n, message in enumerate(body.messages) if message.role == "user")
-        questions, before = [said[-1]], as_before([turn for turn in turns[:last] if turn["role"] != "system"])
-    ask = _ask(service.model.decoder.chat(turns), sampling, body, questions, before)
+        questions, before = [said[-1]], as_before([turn for turn in body.turns(last) if turn["role"] != "system"])
+    ask = _ask(service.model.decoder.chat(body.turns()), sampling, body, questions, before)
     if body.stream:
         return await _stream(told, body, ask, service, settings, tenant)
     answered = await within(settings, attended(request, service.generate(tenant, ask)), body.timeout_s)
     made = answered.generation
-    response.headers["Larimar-Version"] = str(answered.read.version)
+    response.headers.update(told.headers | {"Larimar-Version": str(answered.read.version)})
     choice = ChatChoice(
         index=0,
         finish_reason=made.finish_reason,
@@ -178,6 +181,7 @@ def _ask(prompt: str, sampling: Sampling, body: CompletionBase, questions: Seque
         before,
         scope=ScopeChoice(control.scope_probability),
         hops=control.hops,
+        fit=True,
     )
 
 
@@ -210,7 +214,7 @@ async def _stream(
         except Exception as error:  # too late for a status
             yield _event(openai_error(*explained(error)))
 
-    return EventSourceResponse(events(), headers={"Larimar-Version": str(read.version)}, ping=15)
+    return EventSourceResponse(events(), headers=told.headers | {"Larimar-Version": str(read.version)}, ping=15)
 
 
 def _event(data: dict[str, Any]) -> ServerSentEvent:
