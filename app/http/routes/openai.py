@@ -18,6 +18,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from ulid import ULID
 
 from app.http.dependencies import Configured, Reader, Serving, attended, timely, within
+from app.http.log_probs import TextOffsets, chat_log_probs, text_log_probs
 from app.http.ndjson import line_of
 from app.http.openai_schemas import (
     ChatChoice,
@@ -38,7 +39,8 @@ from app.server.settings import Settings
 from app.service import Request as Ask
 from app.service import Service
 from memory.query import ScopeChoice
-from models.engine.sampling import Sampling, TokenLogProb
+from models.engine.decoder import Decoder
+from models.engine.sampling import Generation, Sampling, TokenLogProb
 from models.scope.conversation import as_before, asks
 
 REFUSED: dict[int | str, dict[str, Any]] = {
@@ -71,8 +73,8 @@ class _Told:
             return base | {"text": text}
         return base | {"delta": ({"role": "assistant"} if first else {}) | ({"content": text} if text or first else {})}
 
-    def log_probs(self, service: Service, found: Sequence[TokenLogProb], offset: int = 0) -> dict[str, Any]:
-        return (_text_log_probs if self.kind == "text_completion" else _chat_log_probs)(service, found, offset)
+    def log_probs(self, decoder: Decoder, found: Sequence[TokenLogProb], offsets: Sequence[int]) -> dict[str, Any]:
+        return text_log_probs(decoder, found, offsets) if self.kind == "text_completion" else chat_log_probs(decoder, found)
 
 
 def _told(kind: Kind, body: CompletionBase, service: Service) -> _Told:
@@ -124,7 +126,7 @@ async def complete(
             index=index,
             finish_reason=answered.generation.finish_reason,
             text=answered.generation.text,
-            logprobs=None if sampling.logprobs is None else told.log_probs(service, answered.generation.log_probs),
+            logprobs=None if sampling.logprobs is None else _log_probs(told, service, answered.generation),
         )
         for index, answered in enumerate(answers)
     ]
@@ -164,9 +166,16 @@ async def chat(
         index=0,
         finish_reason=made.finish_reason,
         message=MessageOut(content=made.text),
-        logprobs=told.log_probs(service, made.log_probs) if body.logprobs else None,
+        logprobs=_log_probs(told, service, made) if body.logprobs else None,
     )
     return CompletionOut(**told.head, choices=[choice], usage=usage_of(made), larimar=memory_of(answered.read))
+
+
+def _log_probs(told: _Told, service: Service, made: Generation) -> dict[str, Any]:
+    decoder = service.model.decoder
+    offsets = TextOffsets(decoder)
+    offsets.extend(p.token_id for p in made.log_probs)
+    return told.log_probs(decoder, made.log_probs, offsets.within(made.text))
 
 
 def _ask(prompt: str, sampling: Sampling, body: CompletionBase, questions: Sequence[str] = (), before: str = "") -> Ask:
@@ -198,16 +207,21 @@ async def _stream(
     async def events() -> AsyncIterator[ServerSentEvent]:
         first = head | {"choices": [told.choice("", None, None, first=True)], "larimar": memory_of(read).model_dump()}
         yield _event(first)
-        said, counted = "", 0
+        decoder = service.model.decoder
+        said, counted, offsets = "", 0, TextOffsets(decoder)
         try:
             async with aclosing(timely(steps, limit_s, started)) as said_in_time:
                 async for step in said_in_time:
-                    made, fresh = step.generation, step.log_probs[counted:]
+                    made = step.generation
+                    offsets.extend(p.token_id for p in step.log_probs[len(offsets) :])
+                    settled = len(offsets) if made else offsets.settled(step.text)
+                    fresh = step.log_probs[counted:settled]
                     if step.text != said or fresh or made:
-                        log_probs = told.log_probs(service, fresh, len(said)) if fresh else None
+                        places = offsets.within(step.text)[counted:settled]
+                        log_probs = told.log_probs(decoder, fresh, places) if fresh else None
                         finish = made.finish_reason if made else None
                         yield _event(head | {"choices": [told.choice(step.text[len(said) :], finish, log_probs, first=False)]})
-                    said, counted = step.text, len(step.log_probs)
+                    said, counted = step.text, settled
                     if made and with_usage:
                         yield _event(head | {"choices": [], "usage": usage_of(made).model_dump()})
             yield ServerSentEvent(data="[DONE]")
@@ -219,19 +233,3 @@ async def _stream(
 
 def _event(data: dict[str, Any]) -> ServerSentEvent:
     return ServerSentEvent(data=line_of(data))
-
-
-def _chat_log_probs(service: Service, found: Sequence[TokenLogProb], _: int) -> dict[str, Any]:
-    def token(token_id: int, log_prob: float) -> dict[str, Any]:
-        text = service.model.decoder.text([token_id])
-        return {"token": text, "logprob": log_prob, "bytes": list(text.encode())}
-
-    return {"content": [token(p.token_id, p.log_prob) | {"top_logprobs": [token(*other) for other in p.top]} for p in found]}
-
-
-def _text_log_probs(service: Service, found: Sequence[TokenLogProb], offset: int) -> dict[str, Any]:
-    text = service.model.decoder.text
-    tokens = [text([p.token_id]) for p in found]
-    offsets = [offset + sum(map(len, tokens[:i])) for i in range(len(tokens))]
-    tops = [{text([i]): value for i, value in p.top} for p in found]
-    return {"tokens": tokens, "token_logprobs": [p.log_prob for p in found], "top_logprobs": tops, "text_offset": offsets}

@@ -222,3 +222,16 @@ def test_a_message_echoed_by_openais_client_is_taken(client: httpx.Client) -> No
         assert first.choices[0].finish_reason == "length"
         echoed = json.loads(json.dumps(first.choices[0].message.model_dump()))
         assert asked.chat.completions.create(model="toy", messages=[ASK, echoed, ASK], max_tokens=3).choices
+
+
+def test_streamed_places_are_those_of_the_whole_answer(client: httpx.Client) -> None:
+    body: dict[str, Any] = {"model": "toy", "prompt": "say", "max_tokens": 20, "logprobs": 1, "larimar": {"memory": "off"}}
+    text = client.post("/v1/completions", json=body).json()["choices"][0]["text"]
+    for stop in ([], [text[6:9]], [text[6:8] + "\0"]):
+        whole = client.post("/v1/completions", json=body | {"stop": stop}).json()["choices"][0]
+        streamed = client.post("/v1/completions", json=body | {"stop": stop, "stream": True}).text
+        pieces = [json.loads(line[6:])["choices"][0] for line in streamed.splitlines() if line.startswith("data: {")]
+        told = [piece["logprobs"] for piece in pieces if piece["logprobs"]]
+        assert [place for one in told for place in one["text_offset"]] == whole["logprobs"]["text_offset"]
+        assert [token for one in told for token in one["tokens"]] == whole["logprobs"]["tokens"]
+        assert max(whole["logprobs"]["text_offset"]) <= len(whole["text"])
