@@ -90,6 +90,7 @@ class Request:
         hops: 2 lets a fact be asked for by what another one answers (memory.scope.two_hops).
         asks: texts that may ask for a fact, tried in order until one is in scope; empty: the prompt.
         before: the turns of the conversation before what is asked.
+        fit: whether the text may end where the context does, in place of PromptTooLong where not all its tokens have room.
     """
 
     prompt: str
@@ -102,6 +103,7 @@ class Request:
     as_of: int | None = None
     scope: ScopeChoice = AS_IT_IS
     hops: int = 1
+    fit: bool = False
 
 
 @dataclass(frozen=True)
@@ -309,7 +311,7 @@ class Service:
         started = time.perf_counter()
         asks = [await asyncio.to_thread(asked_by, text) for text in asked.asks or [asked.prompt]] if asked.use != "off" else []
         sentences = tuple(dict.fromkeys(text for texts in asks for text in texts))
-        prompt = Prompt(asked.prompt, asked.sampling.max_new_tokens, sentences, asked.before)
+        prompt = Prompt(asked.prompt, 1 if asked.fit else asked.sampling.max_new_tokens, sentences, asked.before)
         with tracing.span("encode"):
             understood = await self.worker.run_together(self.model.encode_prompts, prompt)
         self.metrics.encode.observe(time.perf_counter() - started)
@@ -381,7 +383,8 @@ class Service:
         return await self.worker.run(self.model.read_code, read.reading.code)
 
     def speak(self, read: Read, sampling: Sampling, *, each_token: bool = False) -> AsyncGenerator[Chunk]:
-        """Generate after a prompt that was read. Raises QueueFull at once."""
+        """Generate after a prompt that was read, as far as the context goes. Raises QueueFull at once."""
+        sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, self.model.room(read.tokens)))
         readouts = (read.reading.readouts or read.reading.code) if read.reading and read.used else None
         return self._measured(self.worker.speak(lambda: self.model.sequence(read.tokens, readouts, sampling), each_token=each_token))
 

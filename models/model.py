@@ -256,6 +256,10 @@ class Model:
         room = self.context_tokens - max_new_tokens - self.longest_prefix
         return tokens if len(tokens) <= room else PromptTooLong("prompt", len(tokens), room)
 
+    def room(self, tokens: Sequence[int]) -> int:
+        """How many tokens the context has room for after a prompt's, whatever the memory says to it."""
+        return self.context_tokens - len(tokens) - self.longest_prefix
+
     def sequence(self, tokens: Sequence[int], code: Readouts, sampling: Sampling) -> TextSequence:
         """A prompt's tokens, with a readout's prefix or without one, ready to join a batch of the decoder."""
         prefix, pointer = self.conditioning(code)

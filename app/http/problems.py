@@ -31,7 +31,11 @@ class ClientGone(Exception):
 
 
 class Unsupported(Exception):
-    """A parameter of OpenAI's interface that this server does not have."""
+    """A parameter of OpenAI's interface, or a value of it, that this server does not have."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
 
 
 class UnknownModel(Exception):
@@ -178,7 +182,8 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
     problem, detail = explained(error)
     request.scope["error_code"] = problem.code
     wait_s = getattr(error, "retry_after_s", problem.retry_after_s)
-    return document(replace(problem, retry_after_s=wait_s), detail, request.scope)
+    about = {"errors": [{"field": error.field, "message": detail}]} if isinstance(error, Unsupported) else {}
+    return document(replace(problem, retry_after_s=wait_s), detail, request.scope, **about)
 
 
 def unexpected(scope: Scope, error: Exception) -> JSONResponse:

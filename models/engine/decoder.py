@@ -28,6 +28,17 @@ __all__ = ["Decoder", "Forced", "Generation", "Sampling"]
 
 # Byte-level vocabularies write a letter of more than one byte by its first byte: Ã, Ä and Å begin the accented Latin ones.
 _IN_WORD = re.compile("[A-Za-z0-9ÃÄÅ]")
+_FALLBACK = re.compile("<0x([0-9A-F]{2})>")  # a byte, in vocabularies of pieces
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letter that a byte-level vocabulary writes for each byte (Radford et al. 2019): its own, or the next from 256 on."""
+    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in own]
+    return {chr(byte): byte for byte in own} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTES = _byte_letters()
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,18 @@ class Decoder:
     def text(self, token_ids: Sequence[int]) -> str:
         out: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return out
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """A token's own bytes in a text, which may be part of a character; none of a special token."""
+        text, piece = self.text([token_id]), str(self.tokenizer.convert_ids_to_tokens(token_id))
+        if "\ufffd" in text:
+            if byte := _FALLBACK.fullmatch(piece):
+                return bytes.fromhex(byte[1])
+            if all(letter in _BYTES for letter in piece):
+                return bytes(_BYTES[letter] for letter in piece)
+        elif piece.startswith("▁") and not text.startswith(" "):  # decoding takes the first blank of a text away
+            return b" " + text.encode()
+        return text.encode()
 
     @cached_property
     def joined(self) -> Tensor:

@@ -57,9 +57,9 @@ def sampling_of(body: GenerateIn | CompletionBase, max_new_tokens: int, logprobs
         max_new_tokens=max_new_tokens,
         temperature=body.temperature or 0.0,
         top_p=body.top_p or 1.0,
-        seed=body.seed,
+        seed=None if body.seed == -1 else body.seed,
         stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
-        top_k=body.top_k or 0,
+        top_k=max(body.top_k or 0, 0),
         logprobs=logprobs,
         answer_only=answer_only,
     )

@@ -18,6 +18,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from ulid import ULID
 
 from app.http.dependencies import Configured, Reader, Serving, attended, timely, within
+from app.http.log_probs import TextOffsets, chat_log_probs, text_log_probs
 from app.http.ndjson import line_of
 from app.http.openai_schemas import (
     ChatChoice,
@@ -29,15 +30,17 @@ from app.http.openai_schemas import (
     ModelList,
     ModelOut,
     TextChoice,
+    told as ignoring,
 )
 from app.http.problems import UnknownModel, Unsupported, explained, openai_error
-from app.http.routes.generate import check_length, memory_of, sampling_of, usage_of
+from app.http.routes.generate import memory_of, sampling_of, usage_of
 from app.http.schemas import Usage
 from app.server.settings import Settings
 from app.service import Request as Ask
 from app.service import Service
 from memory.query import ScopeChoice
-from models.engine.sampling import Sampling, TokenLogProb
+from models.engine.decoder import Decoder
+from models.engine.sampling import Generation, Sampling, TokenLogProb
 from models.scope.conversation import as_before, asks
 
 REFUSED: dict[int | str, dict[str, Any]] = {
@@ -45,6 +48,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 }
 router = APIRouter(prefix="/v1", tags=["openai"], responses=REFUSED)
 TEXT_TOKENS, CHAT_TOKENS = 16, 256  # generated at most where the request does not say
+PROMPTS = 64  # completed at once: a quarter of the default queue, so that one request leaves room for others
 Kind = Literal["text_completion", "chat.completion"]
 
 
@@ -56,6 +60,7 @@ class _Told:
     model: str
     id: str
     created: int
+    headers: dict[str, str]
 
     @property
     def head(self) -> dict[str, Any]:
@@ -68,15 +73,20 @@ class _Told:
             return base | {"text": text}
         return base | {"delta": ({"role": "assistant"} if first else {}) | ({"content": text} if text or first else {})}
 
-    def log_probs(self, service: Service, found: Sequence[TokenLogProb], offset: int = 0) -> dict[str, Any]:
-        return (_text_log_probs if self.kind == "text_completion" else _chat_log_probs)(service, found, offset)
+    def log_probs(self, decoder: Decoder, found: Sequence[TokenLogProb], offsets: Sequence[int]) -> dict[str, Any]:
+        return text_log_probs(decoder, found, offsets) if self.kind == "text_completion" else chat_log_probs(decoder, found)
 
 
 def _told(kind: Kind, body: CompletionBase, service: Service) -> _Told:
-    body.check()
+    ignored = ignoring(body.ignored())
     if body.model != service.model.name:
         raise UnknownModel(f"this server serves {service.model.name!r}, got {body.model!r}")
-    return _Told(kind, service.model.name, f"{'cmpl' if kind == 'text_completion' else 'chatcmpl'}-{ULID()}", int(time.time()))
+    return _Told(kind, service.model.name, f"{'cmpl' if kind == 'text_completion' else 'chatcmpl'}-{ULID()}", int(time.time()), ignored)
+
+
+def _tokens(asked: int | None, default: int, settings: Settings) -> int:
+    """How many to generate at most, of those that the context has room for: clients ask for more than they want."""
+    return min(asked or default, settings.max_new_tokens)
 
 
 @router.get("/models")
@@ -97,18 +107,17 @@ async def model(name: str, service: Serving, _: Reader) -> ModelOut:
 async def complete(
     body: CompletionIn, request: Request, response: Response, service: Serving, settings: Configured, tenant: Reader
 ) -> CompletionOut | EventSourceResponse:
-    """Complete a prompt, or each of up to sixteen."""
+    """Complete a prompt, or each of up to 64."""
     told = _told("text_completion", body, service)
-    tokens = body.max_tokens or min(TEXT_TOKENS, settings.max_new_tokens)
-    check_length(tokens, settings, "max_tokens")
+    tokens = _tokens(body.max_tokens, TEXT_TOKENS, settings)
     sampling = sampling_of(body, tokens, body.logprobs, answer_only=body.larimar.answer_only)
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    if not 0 < len(prompts) <= 16:
-        raise Unsupported(f"prompt: one to sixteen prompts are completed at once, got {len(prompts)}")
+    if not 0 < len(prompts) <= PROMPTS:
+        raise Unsupported("prompt", f"1 to {PROMPTS} prompts are completed at once, got {len(prompts)}")
     asked = [_ask(prompt, sampling, body) for prompt in prompts]
     if body.stream:
         if len(asked) > 1:
-            raise Unsupported("prompt: only one prompt can be streamed")
+            raise Unsupported("prompt", "only one prompt can be streamed")
         return await _stream(told, body, asked[0], service, settings, tenant)
     work = asyncio.gather(*(service.generate(tenant, ask) for ask in asked))
     answers = await within(settings, attended(request, work), body.timeout_s)
@@ -117,14 +126,14 @@ async def complete(
             index=index,
             finish_reason=answered.generation.finish_reason,
             text=answered.generation.text,
-            logprobs=None if sampling.logprobs is None else told.log_probs(service, answered.generation.log_probs),
+            logprobs=None if sampling.logprobs is None else _log_probs(told, service, answered.generation),
         )
         for index, answered in enumerate(answers)
     ]
     usages = [usage_of(answered.generation) for answered in answers]
     usage = Usage(**{name: sum(getattr(u, name) for u in usages) for name in Usage.model_fields})
     memories = [memory_of(answered.read) for answered in answers]
-    response.headers["Larimar-Version"] = str(answers[-1].read.version)
+    response.headers.update(told.headers | {"Larimar-Version": str(answers[-1].read.version)})
     return CompletionOut(**told.head, choices=choices, usage=usage, larimar=memories if isinstance(body.prompt, list) else memories[0])
 
 
@@ -134,36 +143,39 @@ async def chat(
 ) -> CompletionOut | EventSourceResponse:
     """Answer the last user message of a conversation, in the decoder's chat template."""
     told = _told("chat.completion", body, service)
-    tokens = body.max_completion_tokens or body.max_tokens or min(CHAT_TOKENS, settings.max_new_tokens)
-    check_length(tokens, settings, "max_tokens")
-    if body.top_logprobs is not None and not body.logprobs:
-        raise Unsupported("top_logprobs: needs logprobs to be true")
+    tokens = _tokens(body.max_completion_tokens or body.max_tokens, CHAT_TOKENS, settings)
     logprobs = body.top_logprobs or 0 if body.logprobs else None
     sampling = sampling_of(body, tokens, logprobs, answer_only=body.larimar.answer_only)
     said = [message.text for message in body.messages if message.role == "user"]
     if not said or not said[-1].strip():
-        raise Unsupported("messages: the conversation has no user message with text")
+        raise Unsupported("messages", "the conversation has no user message with text")
     if service.model.decoder.tokenizer.chat_template is None:
-        raise Unsupported(f"messages: {service.model.name} has no chat template; use /v1/completions")
-    turns = [{"role": "system" if m.role == "developer" else m.role, "content": m.text} for m in body.messages]
+        raise Unsupported("messages", f"{service.model.name} has no chat template; use /v1/completions")
     if service.model.scope is None:
         questions, before = await asyncio.to_thread(asks, said), ""
     else:  # a reader sees the last message together with what was said before it
         last = max(n for n, message in enumerate(body.messages) if message.role == "user")
-        questions, before = [said[-1]], as_before([turn for turn in turns[:last] if turn["role"] != "system"])
-    ask = _ask(service.model.decoder.chat(turns), sampling, body, questions, before)
+        questions, before = [said[-1]], as_before([turn for turn in body.turns(last) if turn["role"] != "system"])
+    ask = _ask(service.model.decoder.chat(body.turns()), sampling, body, questions, before)
     if body.stream:
         return await _stream(told, body, ask, service, settings, tenant)
     answered = await within(settings, attended(request, service.generate(tenant, ask)), body.timeout_s)
     made = answered.generation
-    response.headers["Larimar-Version"] = str(answered.read.version)
+    response.headers.update(told.headers | {"Larimar-Version": str(answered.read.version)})
     choice = ChatChoice(
         index=0,
         finish_reason=made.finish_reason,
         message=MessageOut(content=made.text),
-        logprobs=told.log_probs(service, made.log_probs) if body.logprobs else None,
+        logprobs=_log_probs(told, service, made) if body.logprobs else None,
     )
     return CompletionOut(**told.head, choices=[choice], usage=usage_of(made), larimar=memory_of(answered.read))
+
+
+def _log_probs(told: _Told, service: Service, made: Generation) -> dict[str, Any]:
+    decoder = service.model.decoder
+    offsets = TextOffsets(decoder)
+    offsets.extend(p.token_id for p in made.log_probs)
+    return told.log_probs(decoder, made.log_probs, offsets.within(made.text))
 
 
 def _ask(prompt: str, sampling: Sampling, body: CompletionBase, questions: Sequence[str] = (), before: str = "") -> Ask:
@@ -178,6 +190,7 @@ def _ask(prompt: str, sampling: Sampling, body: CompletionBase, questions: Seque
         before,
         scope=ScopeChoice(control.scope_probability),
         hops=control.hops,
+        fit=True,
     )
 
 
@@ -194,40 +207,29 @@ async def _stream(
     async def events() -> AsyncIterator[ServerSentEvent]:
         first = head | {"choices": [told.choice("", None, None, first=True)], "larimar": memory_of(read).model_dump()}
         yield _event(first)
-        said, counted = "", 0
+        decoder = service.model.decoder
+        said, counted, offsets = "", 0, TextOffsets(decoder)
         try:
             async with aclosing(timely(steps, limit_s, started)) as said_in_time:
                 async for step in said_in_time:
-                    made, fresh = step.generation, step.log_probs[counted:]
+                    made = step.generation
+                    offsets.extend(p.token_id for p in step.log_probs[len(offsets) :])
+                    settled = len(offsets) if made else offsets.settled(step.text)
+                    fresh = step.log_probs[counted:settled]
                     if step.text != said or fresh or made:
-                        log_probs = told.log_probs(service, fresh, len(said)) if fresh else None
+                        places = offsets.within(step.text)[counted:settled]
+                        log_probs = told.log_probs(decoder, fresh, places) if fresh else None
                         finish = made.finish_reason if made else None
                         yield _event(head | {"choices": [told.choice(step.text[len(said) :], finish, log_probs, first=False)]})
-                    said, counted = step.text, len(step.log_probs)
+                    said, counted = step.text, settled
                     if made and with_usage:
                         yield _event(head | {"choices": [], "usage": usage_of(made).model_dump()})
             yield ServerSentEvent(data="[DONE]")
         except Exception as error:  # too late for a status
             yield _event(openai_error(*explained(error)))
 
-    return EventSourceResponse(events(), headers={"Larimar-Version": str(read.version)}, ping=15)
+    return EventSourceResponse(events(), headers=told.headers | {"Larimar-Version": str(read.version)}, ping=15)
 
 
 def _event(data: dict[str, Any]) -> ServerSentEvent:
     return ServerSentEvent(data=line_of(data))
-
-
-def _chat_log_probs(service: Service, found: Sequence[TokenLogProb], _: int) -> dict[str, Any]:
-    def token(token_id: int, log_prob: float) -> dict[str, Any]:
-        text = service.model.decoder.text([token_id])
-        return {"token": text, "logprob": log_prob, "bytes": list(text.encode())}
-
-    return {"content": [token(p.token_id, p.log_prob) | {"top_logprobs": [token(*other) for other in p.top]} for p in found]}
-
-
-def _text_log_probs(service: Service, found: Sequence[TokenLogProb], offset: int) -> dict[str, Any]:
-    text = service.model.decoder.text
-    tokens = [text([p.token_id]) for p in found]
-    offsets = [offset + sum(map(len, tokens[:i])) for i in range(len(tokens))]
-    tops = [{text([i]): value for i, value in p.top} for p in found]
-    return {"tokens": tokens, "token_logprobs": [p.log_prob for p in found], "top_logprobs": tops, "text_offset": offsets}
