@@ -32,7 +32,8 @@ def unit(seed: int, dim: int) -> Tensor:
 
 def fact(number: int, *, stated: bool = True, version: int = 0) -> Fact:
     statement = unit(number + 5000, STATED) if stated else None
-    return Fact(f"f{number:03}", f"prompt {number}", "t", unit(number, DIM), unit(-number - 1, WIDTH), 0.0, {}, version, statement=statement)
+    key, code = unit(number, DIM), unit(-number - 1, WIDTH)
+    return Fact(f"f{number:03}", f"prompt {number}", "t", key, code, 0.0, {}, version, statement=statement)
 
 
 @dataclass(frozen=True)
