@@ -66,7 +66,8 @@ def _facts(name: str, lines: Iterator[str]) -> Iterator[EverydayFact]:
                 continue
             kind, *fields = line.rstrip("\n").split("|")
             if kind == "T":
-                domain, text = fields[0], standing_alone(fields[1])
+                domain, paragraph = fields
+                text = standing_alone(paragraph)
             elif kind == "F":
                 words, questions, near = fields
                 yield _of_text(domain, text, words, _several(questions), _several(near))

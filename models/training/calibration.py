@@ -23,7 +23,7 @@ from models.encoder import Encoder
 from models.evaluation.everyday import EverydayFact, read_facts
 from models.model_files import ScopeParts
 from models.scope.conversation import as_before
-from models.scope.decision import BY_ADDRESS, BY_STATEMENT, Calibration, Features, Weights, choose, is_unfinished
+from models.scope.decision import BY_ADDRESS, BY_STATEMENT, FIRST, Calibration, Features, Weights, choose, is_unfinished, probabilities
 from models.scope.reader import Pair, PairReader
 
 Keys = Callable[[Sequence[str]], Tensor]
@@ -197,10 +197,15 @@ class Tally:
     near: int
 
 
+def _logits(row: Row, calibration: Calibration) -> tuple[list[int], list[float]]:
+    """The candidates that are near enough to be read, and their logits."""
+    kept = [n for n, f in enumerate(row.features) if max(f.address, f.statement) >= calibration.nearness]
+    return kept, [calibration.logit(row.ask.question, row.prompts[n], row.features[n]) for n in kept]
+
+
 def outcome(row: Row, calibration: Calibration, threshold: float) -> tuple[bool, bool]:
     """Whether the row is in scope, and with the fact that answers."""
-    kept = [n for n, f in enumerate(row.features) if max(f.address, f.statement) >= calibration.nearness]
-    logits = [calibration.logit(row.ask.question, row.prompts[n], row.features[n]) for n in kept]
+    kept, logits = _logits(row, calibration)
     chosen = choose(logits, threshold)
     spoke = chosen.index is not None and chosen.probability >= threshold
     said = row.candidates[kept[chosen.index]] if chosen.index is not None else None
@@ -228,8 +233,9 @@ def threshold_for(rows: Sequence[Row], calibration: Calibration, let_in: float) 
     near = [row for row in rows if row.ask.fact is None]
     highest = []
     for row in near:
-        logits = [calibration.logit(row.ask.question, p, f) for p, f in zip(row.prompts, row.features, strict=True)]
-        highest.append(choose(logits, 2.0).probability)
+        _, logits = _logits(row, calibration)
+        rounds = probabilities(logits[:FIRST]), probabilities(logits)  # it is let in by the first, or else by both together
+        highest.append(max(max(found, default=0.0) for found in rounds))
     highest.sort(reverse=True)
     allowed = int(let_in * len(highest))
     return round(min(0.99, highest[allowed] + 1e-3), 3) if allowed < len(highest) else 0.01
@@ -265,13 +271,12 @@ def calibrated(
     sets = {path: read(everyday(path)) for path in data}
     fitted = [row for found in sets.values() for row in found]
     records = [row for memory in counterfact_memories(counterfact) for row in read(memory)] if counterfact else []
-    calibration = fit([*fitted, *records])
+    calibration = replace(fit([*fitted, *records]), nearness=nearness_for(fitted))
     about = {"reader": scope.reader.fingerprint, "encoder": encoder.fingerprint, "data": {path.name: sha256(path) for path in data}}
     calibration = replace(
         calibration,
         threshold=threshold_for(fitted, calibration, let_in),
         maybe=threshold_for(fitted, calibration, MAY_LET_IN),
-        nearness=nearness_for(fitted),
     )
     errors = [(share / 100, tally(fitted, calibration, share / 100)) for share in range(5, 100, 5)]
     about["errors"] = [{"threshold": t} | {n: round(v, 1) for n, v in asdict(e).items()} for t, e in errors]
