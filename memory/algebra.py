@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-SEED = 2403_11901 % 2**31  # of random numbers that are the same on every machine: reference memories, directions of words
+SEED = 2403_11901 % 2**31  # of all that is random and must be the same everywhere: reference memories, directions of words
 
 
 def kernel(a: Tensor, b: Tensor, beta: float) -> Tensor:

@@ -1,7 +1,7 @@
-"""Re-encodes a tenant's memory for another model: the facts' texts are encoded again and replace the old pages in one step.
+"""A tenant's memory anew for the model at hand: its facts' texts are encoded again, and put in place in one step.
 
-Until that step servers of the old model read and write the memory; after it they return `memory_of_another_model`, and servers
-of the new model answer.
+Until that step servers of the model before read and write the memory as ever; after it they answer
+`memory_of_another_model`, and servers of the new model answer.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ def _silent(_done: int, _of: int) -> None:
 async def reencode(
     store: RedisStore, tenant: str, model: Model, settings: PageSettings, report: Callable[[int, int], None] = _silent
 ) -> int | None:
-    """Re-encode all facts, history included; returns how many, or None if the memory belongs to this model already.
+    """Returns how many facts were encoded, those of history included; None if the memory is of this model already.
 
     Args:
-        report: called with the number of facts encoded so far and the number of all.
+        report: told how many facts are encoded, and of how many.
 
     Raises:
-        Unencodable, StoreCorrupt
-        StoreUnavailable: also if other servers changed the memory during every attempt.
+        Unencodable, StoreCorrupt; StoreUnavailable also where others keep changing the memory.
     """
     try:
         await store.load(tenant, model.fingerprint)
