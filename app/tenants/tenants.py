@@ -22,7 +22,7 @@ from memory.episodic import EpisodicMemory
 from memory.errors import AnswerExists, StoreUnavailable, VersionConflict
 from memory.excerpt import EVERYTHING, Excerpt, Selection
 from memory.fact import Fact, held_bytes
-from memory.query import AS_IT_IS, Query, Reading, ScopeChoice
+from memory.query import AS_IT_IS, Candidate, Query, Reading, ScopeChoice
 from memory.scope.two_hops import bridges
 from memory.store.commit import CommitUnknown
 from memory.store.redis_store import Dropped
@@ -186,7 +186,7 @@ class Tenants(TenantCache):
                 self._weigh(tenant)  # the first read of a page solves it, which takes memory
             return found
 
-        def sought() -> tuple[Excerpt, list[list[tuple[Fact, float]]]]:
+        def sought() -> tuple[Excerpt, list[list[Candidate]]]:
             excerpt = Excerpt(memory, selection)
             return excerpt, excerpt.candidates(queries)
 

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -178,10 +179,10 @@ def fit(rows: Sequence[Row]) -> Calibration:
         z = (seen * params[branch]).sum(-1).masked_fill(~there, -torch.inf)
         chosen = torch.cat([torch.zeros(len(z), 1, dtype=z.dtype), z], 1).log_softmax(1).gather(1, target[:, None])[:, 0]
         out = -(weight * chosen).sum() / 2 + 1e-3 * (params[:, 1:3] ** 2).sum()
-        out.backward()
+        out.backward()  # type: ignore[no-untyped-call]  # torch's
         return out
 
-    optimiser.step(loss)
+    optimiser.step(loss)  # type: ignore[no-untyped-call]  # torch's
     question, unfinished_ = (Weights(**dict(zip(names, map(float, row), strict=True))) for row in params.detach())
     return Calibration(question, unfinished_)
 
@@ -272,7 +273,7 @@ def calibrated(
     fitted = [row for found in sets.values() for row in found]
     records = [row for memory in counterfact_memories(counterfact) for row in read(memory)] if counterfact else []
     calibration = replace(fit([*fitted, *records]), nearness=nearness_for(fitted))
-    about = {"reader": scope.reader.fingerprint, "encoder": encoder.fingerprint, "data": {path.name: sha256(path) for path in data}}
+    about: dict[str, Any] = {"reader": scope.reader.fingerprint, "encoder": encoder.fingerprint, "data": {path.name: sha256(path) for path in data}}
     calibration = replace(
         calibration,
         threshold=threshold_for(fitted, calibration, let_in),

@@ -311,7 +311,8 @@ class Learner:
     def __call__(self, rows: Sequence[Row]) -> tuple[Tensor, list[Tensor]]:
         factors = self.scaled()
         texts = [row.ids for row in rows]
-        return self.head(self.trunk(texts, factors), rows)
+        said: tuple[Tensor, list[Tensor]] = self.head(self.trunk(texts, factors), rows)
+        return said
 
     @torch.no_grad()
     def odds(self, pairs: Sequence[Pair], which: int = 0, batch: int = 32) -> list[float]:

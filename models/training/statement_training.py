@@ -69,7 +69,7 @@ def main() -> None:
         cosines = found[: len(batch)] @ found[len(batch) :].T
         loss = cross_entropy(cosines / a.temperature, torch.arange(len(batch)), label_smoothing=0.05)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
         nn.utils.clip_grad_norm_(params, 1.0)
         optimiser.step()
         running = loss.item() if not step else 0.97 * running + 0.03 * loss.item()
