@@ -273,7 +273,8 @@ def calibrated(
     fitted = [row for found in sets.values() for row in found]
     records = [row for memory in counterfact_memories(counterfact) for row in read(memory)] if counterfact else []
     calibration = replace(fit([*fitted, *records]), nearness=nearness_for(fitted))
-    about: dict[str, Any] = {"reader": scope.reader.fingerprint, "encoder": encoder.fingerprint, "data": {path.name: sha256(path) for path in data}}
+    hashes = {path.name: sha256(path) for path in data}
+    about: dict[str, Any] = {"reader": scope.reader.fingerprint, "encoder": encoder.fingerprint, "data": hashes}
     calibration = replace(
         calibration,
         threshold=threshold_for(fitted, calibration, let_in),
