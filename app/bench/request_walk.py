@@ -136,7 +136,8 @@ def request_walk(model: Model, *, tokens: int = 8, repeats: int = 5, tick: Calla
 def _least(walks: list[Walk]) -> dict[str, Any]:
     figures = [walk.figures() for walk in walks]
     least = {name: min(found[name] for found in figures) for name in figures[0]}
-    return least | {"entered": sorted(min((walk.files for walk in walks), key=lambda files: len(files)))}
+    fewest = min(walks, key=lambda walk: len(walk.files))
+    return least | {"entered": sorted(fewest.files)}
 
 
 @contextmanager
