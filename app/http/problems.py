@@ -70,7 +70,11 @@ class BodyTooSlow(Exception):
 
 
 class UnsupportedMediaType(Exception):
-    """The request's content type is not application/json."""
+    """The request's content type is not application/json, or its content encoding is not read."""
+
+
+class MalformedBody(Exception):
+    """The body is not what its Content-Encoding says."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,9 @@ class Problem:
     retry_after_s: int = 0
 
 
+MALFORMED = Problem(400, "malformed_json", "The body is not JSON")
 TABLE: dict[type[Exception], Problem] = {
+    MalformedBody: MALFORMED,
     models.EmptyText: Problem(422, "empty_text", "A text is empty"),
     models.PromptTooLong: Problem(422, "prompt_too_long", "The prompt is too long"),
     models.TargetTooLong: Problem(422, "target_too_long", "The target is too long"),
@@ -124,7 +130,6 @@ TABLE: dict[type[Exception], Problem] = {
     UnsupportedMediaType: Problem(415, "unsupported_media_type", "The body must be JSON"),
 }
 INVALID = Problem(422, "invalid_request", "The request is invalid")
-MALFORMED = Problem(400, "malformed_json", "The body is not JSON")
 OPENAI = "/v1/"  # the paths of OpenAI's interface
 _OPENAI_STATUS = {422: 400}  # which knows no 422
 _FORMS = {"/facts": [("body", form) for form in ("fact", "text", "list")]}  # pydantic puts a body's form before the field

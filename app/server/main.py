@@ -148,7 +148,13 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
     routes = (facts, bulk, probe, tenants, generate, openai, health, admin)
     for routed in routes:  # OpenAI's clients send parameters of others, and probes of health what they like
         app.include_router(routed.router, dependencies=[] if routed in (openai, health) else [Depends(known_parameters)])
-    app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s, streamed=(bulk.PATH,))
+    app.add_middleware(
+        BodyLimits,
+        max_bytes=settings.max_body_bytes,
+        timeout_s=settings.body_timeout_s,
+        streamed=(bulk.PATH,),
+        large=(tenants.IMPORT,),
+    )
     if origins := [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], max_age=600)
     if settings.admin_port is not None:
