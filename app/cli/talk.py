@@ -38,7 +38,11 @@ def connected() -> Iterator[Client]:
 
     url, key = os.environ.get("LARIMAR_URL", "http://127.0.0.1:8080"), os.environ.get("LARIMAR_API_KEY", "")
     try:
-        with Client(url, key) as client:
+        try:
+            opened = Client(url, key)
+        except (ImportError, ValueError) as error:  # of httpx
+            fail(f"the environment's proxy cannot be used: {error}")
+        with opened as client:
             yield client
     except LarimarError as error:
         if error.status == 401:

@@ -19,7 +19,7 @@ class FactPatch(Body):
 
     target: str | None = Field(None, max_length=2000)
     metadata: Metadata | None = Field(None, max_length=32)
-    ttl_s: TTL | None = Field(None, description="seconds until the fact is forgotten by itself")
+    ttl_s: TTL | None = Field(None, description="seconds until the fact is forgotten by itself; null takes a time to live off")
 
 
 class Exported(FactOut):

@@ -19,6 +19,7 @@ from app.access.request_context import RequestContext
 from app.http.problems import MALFORMED, BodyTooLarge, BodyTooSlow, Problem, UnsupportedMediaType, describe, document, unexpected
 from app.server import tracing
 from app.server.metrics import Metrics
+from app.server.settings import PATH
 
 log = structlog.get_logger()
 LINES = tuple(f"application/{name}" for name in ("x-ndjson", "ndjson", "jsonl", "x-jsonlines", "json-lines", "json"))
@@ -98,6 +99,29 @@ class RequestLog:
         """The path of the route that took the request or, if it was refused before, would have."""
         matching = (route for route in self.routes if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE)
         return getattr(scope.get("route") or next(matching, None), "path", UNMATCHED)
+
+
+class RootPath:
+    """Serves below a path, whether the proxy before it takes that path away or not, and lets the pages link to where they are.
+
+    Args:
+        prefix: such as `/larimar`; empty: none. The X-Forwarded-Prefix of a request is what its proxy took away: it stands in the place
+            of the prefix in links, and nothing is taken away for it, or a client could reach what the proxy hides.
+    """
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self.app, self.prefix = app, prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"]
+            if self.prefix and path.startswith(f"{self.prefix}/"):
+                path = path[len(self.prefix) :]
+            forwarded = Headers(scope=scope).get("x-forwarded-prefix", "").partition(",")[0].strip().removesuffix("/")
+            prefix = forwarded if len(forwarded) <= 200 and PATH.fullmatch(forwarded) else self.prefix
+            # Where the rest begins so too, starlette would take it away a second time; no page's does.
+            scope = {**scope, "path": path, "root_path": "" if path.startswith(prefix) else prefix}
+        await self.app(scope, receive, send)
 
 
 class Ports:

@@ -162,6 +162,7 @@ def explained(error: Exception) -> tuple[Problem, str]:
 def document(problem: Problem, detail: str, scope: Scope, **extra: Any) -> JSONResponse:
     """A problem document; on the OpenAI-compatible routes an error object of their kind."""
     headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s else {}
+    headers |= {"WWW-Authenticate": 'Bearer realm="larimar"'} if problem.status == 401 else {}
     if str(scope.get("path", "")).startswith(OPENAI):
         return JSONResponse(openai_error(problem, detail, extra.get("errors")), _OPENAI_STATUS.get(problem.status, problem.status), headers)
     body = {
