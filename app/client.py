@@ -13,6 +13,7 @@ idempotency key: doing it again does it once.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import random
 import time
@@ -178,6 +179,15 @@ def _headers(api_key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
+def _is_near(url: str) -> bool:
+    """Whether a server is on this machine: no proxy of the environment (http_proxy, ALL_PROXY) reaches it there."""
+    host = httpx.URL(url).host
+    try:
+        return host == "localhost" or host.endswith(".localhost") or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class Client:
     """Blocking.
 
@@ -191,7 +201,8 @@ class Client:
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8080", api_key: str = "", *, timeout_s: float = 120.0, retries: int = 3) -> None:
-        self.http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=timeout_s)
+        transport = httpx.HTTPTransport() if _is_near(url) else None
+        self.http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=timeout_s, transport=transport)
         self.retries = retries
 
     def __enter__(self) -> Self:
@@ -275,9 +286,9 @@ class AsyncClient:
         retries: int = 3,
         limits: httpx.Limits | None = None,
     ) -> None:
-        self.http = httpx.AsyncClient(
-            base_url=url, headers=_headers(api_key), timeout=timeout_s, limits=limits or httpx.Limits(max_connections=100)
-        )
+        limits = limits or httpx.Limits(max_connections=100)
+        transport = httpx.AsyncHTTPTransport(limits=limits) if _is_near(url) else None
+        self.http = httpx.AsyncClient(base_url=url, headers=_headers(api_key), timeout=timeout_s, limits=limits, transport=transport)
         self.retries = retries
 
     async def __aenter__(self) -> Self:

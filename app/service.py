@@ -33,6 +33,7 @@ from models.model import EncodedFact, Model, Prompt, asked_by
 from models.scope.decision import Kind
 
 Use = Literal["auto", "on", "off"]
+Kept = Literal["as it is"]
 T = TypeVar("T")
 U = TypeVar("U")
 READ_TOGETHER = 8  # queries that one job reads with, and with the reader
@@ -163,7 +164,7 @@ class Service:
 
     def __init__(self, model: Model, tenants: Tenants, worker: InferenceWorker, metrics: Metrics) -> None:
         self.model, self.tenants, self.worker, self.metrics = model, tenants, worker, metrics
-        self.writes = GroupCommit(tenants)
+        self.writes, self.started_at = GroupCommit(tenants), int(time.time())
         self.background: Sequence[asyncio.Task[None]] = ()  # what runs beside the requests until the server ends
 
     async def teach(
@@ -214,9 +215,13 @@ class Service:
         *,
         target: str | None = None,
         metadata: Mapping[str, Scalar] | None = None,
-        ttl_s: float | None = None,
+        ttl_s: float | Kept | None = "as it is",
     ) -> Taught:
-        """Put another target, metadata or time to live in a fact's place; what is None stays.
+        """Put another target, metadata or time to live in a fact's place.
+
+        Args:
+            target, metadata: None leaves them.
+            ttl_s: None takes a time to live off.
 
         Raises:
             FactNotFound and as `teach`.
@@ -225,7 +230,7 @@ class Service:
         known = (await self.tenants.fresh(tenant)).get(fact_id)
         encoded = None if target is None else await self.encode(known.prompt, target)
         encode_s = time.perf_counter() - started
-        expires_at = None if ttl_s is None else time.time() + ttl_s
+        until = time.time() + ttl_s if isinstance(ttl_s, (int, float)) else None
 
         def revised(fact: Fact) -> Fact:
             return replace(
@@ -234,7 +239,7 @@ class Service:
                 code=fact.code if encoded is None else encoded.code,
                 statement=fact.statement if encoded is None else encoded.statement,
                 metadata=fact.metadata if metadata is None else dict(metadata),
-                expires_at=fact.expires_at if expires_at is None else expires_at,
+                expires_at=fact.expires_at if ttl_s == "as it is" else until,
             )
 
         committed = await self.tenants.update(tenant, fact_id, revised)

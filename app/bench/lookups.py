@@ -46,7 +46,7 @@ async def lookups(settings: Settings, *, facts: int, tokens: int, rounds: int, t
         "LARIMAR_MAX_NEW_TOKENS": str(max(tokens, 512)),
     }
     async with serving(settings, **environment) as (url, pid):
-        talks, looks = (httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}, timeout=120) for key in (TALKS, LOOKS))
+        talks, looks = (httpx.AsyncClient(base_url=url, trust_env=False, headers={"X-API-Key": key}, timeout=120) for key in (TALKS, LOOKS))
         async with talks, looks:
             version = await _filled(looks, facts)
             await _gaps(talks, tokens, pid)  # warms up

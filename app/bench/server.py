@@ -44,7 +44,7 @@ async def serving(settings: Settings, **environment: str) -> AsyncIterator[tuple
 
 
 async def _ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
         for _ in range(int(START_S / 0.2)):
             if process.returncode is not None:
                 break

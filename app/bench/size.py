@@ -75,5 +75,5 @@ async def _filled(url: str, key: str, facts: int) -> None:
 
 
 async def _stats(url: str, key: str, tenant: str) -> dict[str, Any]:
-    async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, headers={"X-API-Key": key}, timeout=60) as client:
         return dict((await client.get(f"/tenants/{tenant}/stats")).raise_for_status().json())

@@ -79,7 +79,7 @@ class Larimar(Process):
         super().start()
         deadline = time.monotonic() + timeout_s
         path = "/health/ready" if ready else "/health/live"
-        with httpx.Client(base_url=self.url, timeout=10) as client:
+        with httpx.Client(base_url=self.url, trust_env=False, timeout=10) as client:
             while self.alive and time.monotonic() < deadline:
                 try:
                     if client.get(path).status_code == 200:

@@ -63,7 +63,7 @@ def wait_until_ready(server: Larimar, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
-            if httpx.get(f"{server.url}/health/ready", timeout=10).status_code == 200:
+            if httpx.get(f"{server.url}/health/ready", timeout=10, trust_env=False).status_code == 200:
                 return
         except httpx.TransportError:
             pass

@@ -35,6 +35,11 @@ def settings_or_exit() -> Settings:
     return settings
 
 
+def address(host: str, port: int) -> str:
+    """Where a server is, as a URL has it."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def bind(host: str, port: int, setting: str = "LARIMAR_PORT") -> socket.socket:
     """Take the port before anything slow is done."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -90,7 +95,7 @@ def serve(**given: str) -> None:
     except OSError as error:
         fail(f"the data folder {settings.data_dir} is not writable ({error.strerror}); set LARIMAR_DATA_DIR")
     host, port = shared.getsockname()[:2]
-    print(f"larimar: starting on http://{host}:{port}", file=sys.stderr, flush=True)
+    print(f"larimar: starting on {address(host, port)}", file=sys.stderr, flush=True)
     if settings.workers > 1:
         from app.cli.workers import supervise
 

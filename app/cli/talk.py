@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +38,11 @@ def connected() -> Iterator[Client]:
 
     url, key = os.environ.get("LARIMAR_URL", "http://127.0.0.1:8080"), os.environ.get("LARIMAR_API_KEY", "")
     try:
-        with Client(url, key) as client:
+        try:
+            opened = Client(url, key)
+        except (ImportError, ValueError) as error:  # of httpx
+            fail(f"the environment's proxy cannot be used: {error}")
+        with opened as client:
             yield client
     except LarimarError as error:
         if error.status == 401:
@@ -160,22 +164,25 @@ def export(file: Annotated[Path | None, typer.Argument(help="standard output, wh
 
 
 @facts.command("import")
-def import_facts(file: Annotated[Path, typer.Argument(help="JSON lines of prompt, target, and id and metadata if any")]) -> None:
+def import_facts(
+    file: Annotated[Path, typer.Argument(help="JSON lines, or an array, of prompt, target, and id and metadata if any; -: standard input")],
+) -> None:
     """Teach every fact of a file, an export's too: each is then taught now, and expires when it was to. A line that is refused
     is named, and the others are taught."""
     from app.client import LarimarError
 
     try:
-        lines = file.read_text("utf-8").split("\n")  # a text may hold other ends of lines
+        text = (sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{file} cannot be read: {error}")
     taught, refused = 0, 0
     with connected() as client:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
+        for number, line in enumerate(_records(text), 1):
+            if isinstance(line, str) and not line.strip():
                 continue
             try:
-                if "format" in (record := json.loads(line)):  # the head of an export
+                record = json.loads(line) if isinstance(line, str) else line
+                if "format" in record:  # the head of an export
                     continue
                 if (expires_at := _of_an_export(record)) is not None:
                     if expires_at <= time.time():
@@ -192,9 +199,17 @@ def import_facts(file: Annotated[Path, typer.Argument(help="JSON lines of prompt
         raise typer.Exit(1)
 
 
+def _records(text: str) -> list[Any]:
+    """The facts of an array, or the lines of a text that is none."""
+    if text.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            return list(json.loads(text))
+    return text.split("\n")  # a text may hold other ends of lines
+
+
 def _of_an_export(record: dict[str, Any]) -> float | None:
     """When a line's fact expires; what else an export says of a fact, and a new one cannot have, is taken out."""
-    for known in ("created_at", "version", "superseded_at", "key", "code"):
+    for known in ("created_at", "version", "superseded_at", "key", "code", "statement"):
         record.pop(known, None)
     expires_at: float | None = record.pop("expires_at", None)
     return expires_at

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
-from app.http.schemas import TTL, Body, FactId, FactOut, Metadata, Time
+from app.http.schemas import TTL, Body, FactId, FactIn, FactOut, Metadata, Time
 
 Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
@@ -17,7 +19,7 @@ class FactPatch(Body):
 
     target: str | None = Field(None, max_length=2000)
     metadata: Metadata | None = Field(None, max_length=32)
-    ttl_s: TTL | None = Field(None, description="seconds until the fact is forgotten by itself")
+    ttl_s: TTL | None = Field(None, description="seconds until the fact is forgotten by itself; null takes a time to live off")
 
 
 class Exported(FactOut):
@@ -52,6 +54,30 @@ class FactImport(Body):
     key: str | None = Field(None, max_length=100_000)
     code: str | None = Field(None, max_length=100_000)
     statement: str | None = Field(None, max_length=100_000)
+
+
+class FactLine(FactIn):
+    """A fact of a file: a new one, or one of an export, which is taught anew and expires when it was to. What else an export says of it is
+    the old server's and not taken over."""
+
+    created_at: Time | None = None
+    expires_at: Time | None = None
+    version: int | None = None
+    superseded_at: int | None = None
+    key: str | None = None
+    code: str | None = None
+    statement: str | None = None
+
+    @model_validator(mode="after")
+    def _alive(self) -> FactLine:
+        if self.expires_at is not None and self.expires_at <= time.time():
+            raise PydanticCustomError("expired", "its time to live is over")
+        return self
+
+    def fact(self) -> FactIn:
+        """It, as from now."""
+        ttl_s = self.ttl_s if self.expires_at is None else max(self.expires_at - time.time(), 1e-3)
+        return FactIn.model_construct(**{name: getattr(self, name) for name in FactIn.model_fields} | {"ttl_s": ttl_s})
 
 
 class ImportIn(Body):

@@ -19,9 +19,13 @@ from app.access.request_context import RequestContext
 from app.http.problems import MALFORMED, BodyTooLarge, BodyTooSlow, Problem, UnsupportedMediaType, describe, document, unexpected
 from app.server import tracing
 from app.server.metrics import Metrics
+from app.server.settings import PATH
 
 log = structlog.get_logger()
-LINES = ("application/x-ndjson", "application/jsonl", "application/json-lines")
+LINES = tuple(f"application/{name}" for name in ("x-ndjson", "ndjson", "jsonl", "x-jsonlines", "json-lines", "json"))
+GZIP = ("gzip", "x-gzip")
+# A whole file, unpacked or of an import, may have so many times the bytes of another body: 1,000 facts with keys and codes have 28 MB.
+LARGE = 128
 UNMATCHED = "unmatched"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # others are a client's invention: no label for each
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
@@ -97,6 +101,29 @@ class RequestLog:
         return getattr(scope.get("route") or next(matching, None), "path", UNMATCHED)
 
 
+class RootPath:
+    """Serves below a path, whether the proxy before it takes that path away or not, and lets the pages link to where they are.
+
+    Args:
+        prefix: such as `/larimar`; empty: none. The X-Forwarded-Prefix of a request is what its proxy took away: it stands in the place
+            of the prefix in links, and nothing is taken away for it, or a client could reach what the proxy hides.
+    """
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self.app, self.prefix = app, prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"]
+            if self.prefix and path.startswith(f"{self.prefix}/"):
+                path = path[len(self.prefix) :]
+            forwarded = Headers(scope=scope).get("x-forwarded-prefix", "").partition(",")[0].strip().removesuffix("/")
+            prefix = forwarded if len(forwarded) <= 200 and PATH.fullmatch(forwarded) else self.prefix
+            # Where the rest begins so too, starlette would take it away a second time; no page's does.
+            scope = {**scope, "path": path, "root_path": "" if path.startswith(prefix) else prefix}
+        await self.app(scope, receive, send)
+
+
 class Ports:
     """With an admin port, metrics and administration answer there only, and everything else but health only elsewhere."""
 
@@ -118,11 +145,14 @@ class BodyLimits:
     """Refuses bodies that are too large, too slow or not declared as JSON, before they are parsed.
 
     Args:
-        streamed: paths that take JSON lines without end, and see to their limits themselves.
+        streamed: paths that take JSON lines without end, gzipped or not, and see to their limits themselves.
+        large: ends of paths whose bodies may be `LARGE` times as large.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float, streamed: Collection[str] = ()) -> None:
-        self.app, self.max_bytes, self.timeout_s, self.streamed = app, max_bytes, timeout_s, streamed
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, timeout_s: float, streamed: Collection[str] = (), large: tuple[str, ...] = ()
+    ) -> None:
+        self.app, self.max_bytes, self.timeout_s, self.streamed, self.large = app, max_bytes, timeout_s, streamed, large
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -138,12 +168,17 @@ class BodyLimits:
             await self.app(scope, receive, send)
             return
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        coding = headers.get("content-encoding", "").strip().lower()
         is_streamed = scope["path"] in self.streamed
-        if is_streamed and kind in LINES:
+        if is_streamed and kind in LINES and coding in ("", "identity", *GZIP):
             await self.app(scope, receive, send)
             return
+        max_bytes = self.max_bytes * (LARGE if scope["path"].endswith(self.large) else 1)
         try:
-            body = await self._read(headers, kind, LINES[0] if is_streamed else "application/json", receive)
+            if coding not in ("", "identity"):
+                takes = "gzip is read there" if is_streamed else "send the body without one; /facts:bulk reads gzip"
+                raise UnsupportedMediaType(f"got content encoding {coding[:80]!r}, {takes}")
+            body = await self._read(headers, kind, LINES[0] if is_streamed else "application/json", receive, max_bytes)
         except (UnsupportedMediaType, BodyTooLarge, BodyTooSlow) as error:
             problem = describe(error)
             scope["error_code"] = problem.code
@@ -163,14 +198,14 @@ class BodyLimits:
 
         await self.app(scope, again, send)
 
-    async def _read(self, headers: Headers, kind: str, wanted: str, receive: Receive) -> bytes | None:
+    async def _read(self, headers: Headers, kind: str, wanted: str, receive: Receive, max_bytes: int) -> bytes | None:
         """The whole body; None when the client went away."""
         declared = headers.get("content-length", "")
         has_body = declared not in ("", "0") or "transfer-encoding" in headers
         if has_body and kind != wanted:
             raise UnsupportedMediaType(f"got content type {kind[:80] or 'none'!r}, send 'Content-Type: {wanted}'")
-        if declared.isdigit() and int(declared) > self.max_bytes:
-            raise BodyTooLarge(f"the body has {declared} bytes, the limit is {self.max_bytes}")
+        if declared.isdigit() and int(declared) > max_bytes:
+            raise BodyTooLarge(f"the body has {declared} bytes, the limit is {max_bytes}")
         body, more = bytearray(), True
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -180,8 +215,8 @@ class BodyLimits:
                         return None
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
-                    if len(body) > self.max_bytes:
-                        raise BodyTooLarge(f"the body has over {self.max_bytes} bytes, which is the limit")
+                    if len(body) > max_bytes:
+                        raise BodyTooLarge(f"the body has over {max_bytes} bytes, which is the limit")
         except TimeoutError:
             raise BodyTooSlow(f"the body did not come within {self.timeout_s:g} s") from None
         return bytes(body)

@@ -281,7 +281,7 @@ class CompletionOut(Body):
 class ModelOut(Body):
     id: str
     object: Literal["model"] = "model"
-    created: int = 0
+    created: int = Field(description="when this server loaded it")
     owned_by: str = "larimar"
 
 

@@ -69,7 +69,11 @@ class BodyTooSlow(Exception):
 
 
 class UnsupportedMediaType(Exception):
-    """The request's content type is not application/json."""
+    """The request's content type is not application/json, or its content encoding is not read."""
+
+
+class MalformedBody(Exception):
+    """The body is not what its Content-Encoding says."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ class Problem:
     retry_after_s: int = 0
 
 
+MALFORMED = Problem(400, "malformed_json", "The body is not JSON")
 TABLE: dict[type[Exception], Problem] = {
+    MalformedBody: MALFORMED,
     models.EmptyText: Problem(422, "empty_text", "A text is empty"),
     models.PromptTooLong: Problem(422, "prompt_too_long", "The prompt is too long"),
     models.TargetTooLong: Problem(422, "target_too_long", "The target is too long"),
@@ -127,7 +133,6 @@ REPLACED = {  # fields of an earlier version, and what to send instead
     "scope_threshold": "there is no such field any more; scope_probability is a probability, above 0 and at most 1",
     "scope_strict": "there is no such field any more; a higher scope_probability lets in fewer near misses",
 }
-MALFORMED = Problem(400, "malformed_json", "The body is not JSON")
 OPENAI = "/v1/"  # the paths of OpenAI's interface
 _OPENAI_STATUS = {422: 400}  # which knows no 422
 _FORMS = {"/facts": [("body", form) for form in ("fact", "text", "list")]}  # pydantic puts a body's form before the field
@@ -159,6 +164,7 @@ def explained(error: Exception) -> tuple[Problem, str]:
 def document(problem: Problem, detail: str, scope: Scope, **extra: Any) -> JSONResponse:
     """A problem document; on the OpenAI-compatible routes an error object of their kind."""
     headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s else {}
+    headers |= {"WWW-Authenticate": 'Bearer realm="larimar"'} if problem.status == 401 else {}
     if str(scope.get("path", "")).startswith(OPENAI):
         return JSONResponse(openai_error(problem, detail, extra.get("errors")), _OPENAI_STATUS.get(problem.status, problem.status), headers)
     body = {

@@ -15,7 +15,7 @@ from app.access.access import open_access
 from app.http import problems
 from app.http.dependencies import known_parameters
 from app.http.hosts import HostCheck
-from app.http.middleware import BodyLimits, Ports, RequestLog, SecurityHeaders
+from app.http.middleware import BodyLimits, Ports, RequestLog, RootPath, SecurityHeaders
 from app.http.routes import admin, bulk, facts, generate, health, openai, probe, tenants
 from app.inference.worker import InferenceWorker
 from app.server import background
@@ -37,6 +37,9 @@ from memory.store.vault import Vault
 from models.model import Model
 
 log = structlog.get_logger()
+EXPOSED = (  # headers that web pages of other origins may read
+    "X-Request-ID Larimar-Version Larimar-Ignored RateLimit RateLimit-Policy Retry-After WWW-Authenticate traceresponse"
+).split()
 LoadModel = Callable[[Settings], Model]
 
 
@@ -152,9 +155,17 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
     routes = (facts, bulk, probe, tenants, generate, openai, health, admin)
     for routed in routes:  # OpenAI's clients send parameters of others, and probes of health what they like
         app.include_router(routed.router, dependencies=[] if routed in (openai, health) else [Depends(known_parameters)])
-    app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s, streamed=(bulk.PATH,))
+    app.add_middleware(
+        BodyLimits,
+        max_bytes=settings.max_body_bytes,
+        timeout_s=settings.body_timeout_s,
+        streamed=(bulk.PATH,),
+        large=(tenants.IMPORT,),
+    )
     if origins := [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]:
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], max_age=600)
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED, max_age=600
+        )
     if settings.admin_port is not None:
         app.add_middleware(Ports, admin_port=settings.admin_port)
     if not settings.insecure:
@@ -162,4 +173,5 @@ def create_app(settings: Settings, *, load: LoadModel = load_model) -> FastAPI:
     known = [*app.routes, *(route for routed in routes for route in routed.router.routes)]
     app.add_middleware(RequestLog, metrics=metrics, access=lambda: app.state.access, routes=known)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(RootPath, prefix=settings.root_path)
     return app

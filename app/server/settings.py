@@ -23,6 +23,7 @@ CLIENT_NAMES = ("LARIMAR_URL", "LARIMAR_API_KEY")  # read by the client commands
 SECRETS = Path("/run/secrets")
 STORE_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:[0-9]{1,5})?")
+PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)+")
 YEAR_S = 31_536_000  # no wait is longer: operating systems and stores count in numbers that end
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -42,6 +43,7 @@ class Settings(BaseSettings):
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on. Outside loopback, keys are needed.")
+    root_path: str = Field("", description="Path below which a proxy serves it, such as `/larimar`, taken away by the proxy or not.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     data_dir: Path = Field(
         default_factory=_data_dir,
@@ -108,6 +110,20 @@ class Settings(BaseSettings):
         if value is not None and not value.is_file():
             raise ValueError(f"there is no file {value}")
         return value
+
+    @field_validator("host", "admin_host")
+    @classmethod
+    def _bare(cls, value: str) -> str:
+        """An IPv6 address as sockets take it, without the brackets that it has in a URL."""
+        return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        path = value.removesuffix("/")
+        if path and not PATH.fullmatch(path):
+            raise ValueError(f"got {value[:80]!r}, wanted a path such as /larimar")
+        return path
 
     @field_validator("limit_requests", "limit_tokens", "limit_facts")
     @classmethod

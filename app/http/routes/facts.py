@@ -193,10 +193,9 @@ async def get_fact(fact_id: str, response: Response, service: Serving, tenant: R
 async def revise(
     fact_id: str, body: FactPatch, response: Response, service: Serving, settings: Configured, tenant: Writer
 ) -> FactWritten:
-    """Give a fact another target, other metadata or another time to live. What it was is forgotten for good."""
-    taught = await within(
-        settings, service.revise(tenant, fact_id, target=body.target, metadata=body.metadata, ttl_s=body.ttl_s)
-    )
+    """Give a fact another target, other metadata or another time to live (null: none). What it was is forgotten for good."""
+    ttl_s = body.ttl_s if "ttl_s" in body.model_fields_set else "as it is"
+    taught = await within(settings, service.revise(tenant, fact_id, target=body.target, metadata=body.metadata, ttl_s=ttl_s))
     response.headers[VERSION] = str(taught.committed.change.version)
     written = _written(taught)
     written.read_by = service.model.read_by(taught.fact.prompt)

@@ -1,4 +1,4 @@
-"""Liveness, readiness, metrics, version."""
+"""Liveness, readiness, metrics, version. HEAD is answered too: balancers and watchers probe with it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from memory.errors import MemoryError_
 router = APIRouter(tags=["health"])
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
 async def live() -> dict[str, str]:
     """The process answers. Never asks the store."""
     return {"status": "alive"}
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready")
 async def ready(request: Request, response: Response) -> dict[str, object]:
     """Whether the server can take reads and writes, and what stands in the way if not (503)."""
@@ -40,6 +42,7 @@ async def ready(request: Request, response: Response) -> dict[str, object]:
     return {"status": "ready" if is_ready else "not ready", "checks": checks}
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Prometheus text, or OpenMetrics with exemplars where the Accept header asks for it."""
@@ -47,6 +50,7 @@ async def metrics(request: Request) -> Response:
     return Response(encode(request.app.state.metrics.registry), media_type=media_type)
 
 
+@router.head("/version", include_in_schema=False)
 @router.get("/version")
 async def version(service: Serving) -> dict[str, str]:
     """The server's version and the model it holds."""

@@ -91,18 +91,20 @@ def _tokens(asked: int | None, default: int, settings: Settings) -> int:
     return min(asked or default, settings.max_new_tokens)
 
 
+@router.head("/models", include_in_schema=False)
 @router.get("/models")
 async def models(service: Serving, _: Reader) -> ModelList:
     """The one model that is served."""
-    return ModelList(data=[ModelOut(id=service.model.name)])
+    return ModelList(data=[ModelOut(id=service.model.name, created=service.started_at)])
 
 
+@router.head("/models/{name:path}", include_in_schema=False)
 @router.get("/models/{name:path}")
 async def model(name: str, service: Serving, _: Reader) -> ModelOut:
     """That model by its name."""
     if name != service.model.name:
         raise UnknownModel(f"this server serves {service.model.name!r}, got {name!r}")
-    return ModelOut(id=name)
+    return ModelOut(id=name, created=service.started_at)
 
 
 @router.post("/completions", response_model=CompletionOut, response_model_exclude_none=False)

@@ -21,6 +21,7 @@ from app.tenants.errors import TenantNotFound
 from memory.errors import StoreUnavailable
 
 router = APIRouter(tags=["tenants"])
+IMPORT = "/import"  # the end of its path
 
 
 def _own(tenant_id: str, tenant: str) -> str:
@@ -107,7 +108,7 @@ async def export(
     return StreamingResponse(stream(), media_type="application/x-ndjson", headers=headers)
 
 
-@router.post("/tenants/{tenant_id}/import", responses=REFUSED | NOT_FOUND)
+@router.post("/tenants/{tenant_id}" + IMPORT, responses=REFUSED | NOT_FOUND)
 async def take_over(tenant: OwnWriter, body: ImportIn, response: Response, service: Serving, settings: Configured) -> ImportOut:
     """Write facts of an export. An id that is taken is refused, and the others are written."""
     outcomes = await within(settings, imported(service, tenant, body))

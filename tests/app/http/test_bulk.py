@@ -126,7 +126,7 @@ def test_what_a_stream_has_written_is_audited_before_it_ends(client: httpx.Clien
 
 
 def test_only_lines_are_taken(client: httpx.Client) -> None:
-    answer = client.post("/facts:bulk", json=[fact(0)])
+    answer = client.post("/facts:bulk", content=b"{}", headers={"content-type": "text/plain"})
     assert answer.status_code == 415 and "application/x-ndjson" in answer.json()["detail"]
     assert client.post("/facts", content=b"{}", headers=LINES).status_code == 415
     assert send(client, [b"\n \n"]) == []
