@@ -281,18 +281,21 @@ class TestEnd:
 
 class TestKill:
     def test_nothing_acknowledged_is_lost(self, tmp_path: Path) -> None:
-        """SIGKILL at random moments; each round goes on from what the last one left."""
+        """SIGKILL at random moments, of every other round after a change is acknowledged; each goes on from what the last one left."""
         random_ = random.Random(3)
         acknowledged = 0
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             with program("-m", "tests.memory.writer", str(tmp_path)) as process:
                 server = server_of(process)
                 timer = threading.Timer(random_.uniform(0.05, 0.35), process.kill)
-                timer.start()
+                if number % 2:
+                    timer.start()
                 assert process.stdout is not None
                 for line in process.stdout:
                     if line.startswith("ack ") and line.endswith("\n"):
                         acknowledged = int(line.split()[1])
+                        if timer.ident is None:  # it is not started yet
+                            timer.start()
                 timer.join()
             wait_until_gone(server)
             recovered = recover(tmp_path)
@@ -302,7 +305,7 @@ class TestKill:
                 wanted = writer.change_at(change.version)
                 assert plain([change]) == plain([wanted if change.fact else replace(wanted, fact=None)])
             acknowledged = recovered.version
-        assert acknowledged > ROUNDS  # it did write
+        assert acknowledged >= ROUNDS // 2  # it did write
 
 
 class TestForgetting:
