@@ -34,7 +34,7 @@ def fetched(decoder: str, reader: str) -> list[str]:
 
 
 def is_calibrated(reader: str) -> bool:
-    """Whether the calibration beside a reader is of this reader, from its files alone. Raises WeightsMissing, AdapterCorrupt, ValueError."""
+    """Whether the calibration beside a reader is this reader's, by its files alone. Raises WeightsMissing, AdapterCorrupt, ValueError."""
     if reader == READER:
         return calibration_of(reader).fits(ReaderUpdate.load(adapters.shipped(f"{READER}-reader")).fingerprint)
     return calibration_of(reader).fits(CrossEncoder.checked(Path(reader)))

@@ -20,8 +20,8 @@ from app.http.routes import admin, bulk, facts, generate, health, openai, probe,
 from app.inference.worker import InferenceWorker
 from app.server import background
 from app.server.gauges import Gauges
-from app.server.measured_store import MeasuredStore
 from app.server.measured_reader import MeasuredReader
+from app.server.measured_store import MeasuredStore
 from app.server.metrics import Metrics
 from app.server.model_loading import CALIBRATE, model_of, scope_of
 from app.server.settings import Settings

@@ -1,7 +1,7 @@
 """Prometheus metrics, one registry per app. Labels are bounded: route templates, codes and names of this code only.
 
-Base units; buckets of seconds start at 0.5 ms, those of the reader at 1 ms. Every observation of seconds carries the request's id as an exemplar,
-which an OpenMetrics scrape exports: from a slow bucket to the request's log lines.
+Base units; buckets of seconds start at 0.5 ms, those of the reader at 1 ms. Every observation of seconds carries the request's id as
+an exemplar, which an OpenMetrics scrape exports: from a slow bucket to the request's log lines.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-READER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.045, 0.06, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # finer about 45 ms, what four pairs may take
+READER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.045, 0.06, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # finer about four pairs' 45 ms
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OPERATIONS = ("write", "forget")
 PHASES = ("encode", "solve", "commit", "total")
