@@ -49,7 +49,11 @@ def test_each_file_is_a_memory_and_every_question_a_row(tmp_path: Path) -> None:
 def test_a_near_miss_that_is_in_scope_is_let_in_and_another_fact_is_wrong(tmp_path: Path) -> None:
     """Without any scope everything is answered by the nearest fact."""
     file, rows = tmp_path / "facts.txt", tmp_path / "rows.jsonl"
-    file.write_text("P|town|the capital of red is|blue|the river of kal is|the river of zor is\nP|town|the river of kal is|acme|the river of kal is|x\n")
+    lines = (
+        "P|town|the capital of red is|blue|the river of kal is|the river of zor is",
+        "P|town|the river of kal is|acme|the river of kal is|x",
+    )
+    file.write_text("\n".join(lines) + "\n")
     everyday_facts([file], toys.model(), Scope(threshold=-9.0), rows)
     found = [json.loads(line) for line in rows.read_text().splitlines()]
     assert [(row["near"], row["in_scope"], row["right"]) for row in found] == [
