@@ -44,7 +44,7 @@ def test_a_sentence_with_a_pronoun_is_read_as_it_is_stored(tmp_path: Path) -> No
 def test_json_lines_say_the_same(tmp_path: Path) -> None:
     facts = read(tmp_path, PAIR, ASKED, TEXT, WORDS)
     rows = [
-        {"form": fact.form, "domain": fact.domain, "prompt": fact.prompt, "target": fact.target, "queries": fact.questions, "near": fact.near}
+        {"queries": fact.questions, "near": fact.near} | {name: getattr(fact, name) for name in ("form", "domain", "prompt", "target")}
         for fact in facts
     ]
     rows[2] |= {"text": TEXT.split("|")[2]}
@@ -67,7 +67,7 @@ def test_json_lines_say_the_same(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_told_with_file_and_line(tmp_path: Path, line: str, says: str) -> None:
-    with pytest.raises(ValueError, match="^facts.txt, ") as found:
+    with pytest.raises(ValueError, match=r"^facts\.txt, ") as found:
         read(tmp_path, TEXT, line)
     assert says in str(found.value)
 
