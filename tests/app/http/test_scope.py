@@ -111,10 +111,8 @@ def test_a_requests_own_probability_decides(client: TestClient) -> None:
     assert usual["memory"]["used"] and usual["memory"]["scope"]["decision"] == "in" and not strict["memory"]["used"]
     assert strict["text"] == plain["text"] != usual["text"]
     body = {"model": "toy", "prompt": "Who runs Acme?", "max_tokens": 4}
-    used = [
-        client.post("/v1/completions", json=body | {"larimar": more}).json()["larimar"]["used"] for more in ({}, {"scope_probability": 1.0})
-    ]
-    assert used == [True, False]
+    for control, used in (({}, True), ({"scope_probability": 1.0}, False)):
+        assert client.post("/v1/completions", json=body | {"larimar": control}).json()["larimar"]["used"] == used
 
 
 def test_a_facts_own_words_are_not_read(client: TestClient) -> None:

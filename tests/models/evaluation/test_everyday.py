@@ -44,14 +44,7 @@ def test_a_sentence_with_a_pronoun_is_read_as_it_is_stored(tmp_path: Path) -> No
 def test_json_lines_say_the_same(tmp_path: Path) -> None:
     facts = read(tmp_path, PAIR, ASKED, TEXT, WORDS)
     rows = [
-        {
-            "form": fact.form,
-            "domain": fact.domain,
-            "prompt": fact.prompt,
-            "target": fact.target,
-            "queries": fact.questions,
-            "near": fact.near,
-        }
+        {"queries": fact.questions, "near": fact.near} | {name: getattr(fact, name) for name in ("form", "domain", "prompt", "target")}
         for fact in facts
     ]
     rows[2] |= {"text": TEXT.split("|")[2]}

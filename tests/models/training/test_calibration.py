@@ -135,9 +135,8 @@ def test_candidates_are_those_that_a_server_would_read(file: Path) -> None:
 def test_a_calibration_names_what_it_was_fitted_for_and_its_errors(file: Path, tmp_path: Path) -> None:
     of, told = toys.encoder(), list[str]()
     scope = ScopeParts(Words(), Calibration(), of)
-    made = calibrated(
-        scope, of, [file], counterfact=None, check=[file], let_in=0.05, asks=None, rows=tmp_path / "rows.jsonl", say=told.append
-    )
+    more = {"counterfact": None, "check": [file], "let_in": 0.05, "asks": None, "rows": tmp_path / "rows.jsonl", "say": told.append}
+    made = calibrated(scope, of, [file], **more)  # type: ignore[arg-type]
     assert made.fits("words") and made.about["encoder"] == of.fingerprint and made.about["data"].keys() == {"facts.txt"}
     assert made.maybe <= made.threshold and len(made.about["errors"]) == 19
     rates = [error["let_in"] for error in made.about["errors"]]

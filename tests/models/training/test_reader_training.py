@@ -62,11 +62,8 @@ def hand(tmp_path: Path) -> Path:
     (folder / "everyday").mkdir(parents=True)
     (folder / "everyday" / "towns.txt").write_text("\n".join([*LINES, *TEXT]) + "\n")
     facts = [{"prompt": f"the head of {town} is", "target": "kal"} for town in TOWNS[:4]]
-    said = [
-        {"role": "user", "content": "where is rome?"},
-        {"role": "assistant", "content": "red"},
-        {"role": "user", "content": "who runs rome?"},
-    ]
+    texts = (("user", "where is rome?"), ("assistant", "red"), ("user", "who runs rome?"))
+    said = [{"role": role, "content": text} for role, text in texts]
     rows = [{"domain": f"d{n}", "kind": "k", "facts": facts, "messages": said, "answers": [n % 4] if n % 3 else []} for n in range(12)]
     (folder / "dialogues.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
