@@ -74,7 +74,10 @@ def _observe(setup: Setup, recall: Recall, records: Sequence[Record]) -> dict[st
 async def _watch(held: Sequence[Record], free: Sequence[Record]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """What a tenant sees of facts that another tenant holds, and of facts that nobody holds, in random order."""
     keys = ",".join(f"{key}:{tenant}" for tenant, key in KEYS.items())
-    async with serving(Settings(), LARIMAR_API_KEYS=keys) as (url, _), httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
+    async with (
+        serving(Settings(), LARIMAR_API_KEYS=keys) as (url, _),
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client,
+    ):
         for record in held:
             body = {"prompt": record.prompt, "target": record.target}
             (await client.post("/facts", json=body, headers={"X-API-Key": KEYS["holding"]})).raise_for_status()

@@ -210,7 +210,7 @@ async def _plain(request: Request, limit: int) -> AsyncIterator[bytes]:
         while chunk:
             begun = True
             piece = _unpacked(unpack, chunk)
-            chunk = unpack.unconsumed_tail  # noqa: PLW2901  (what is left of it)
+            chunk = unpack.unconsumed_tail
             while piece:
                 size += len(piece)
                 if size > most:
@@ -219,7 +219,7 @@ async def _plain(request: Request, limit: int) -> AsyncIterator[bytes]:
                 await asyncio.sleep(0)  # a small body may be a large text: others have their turn between
                 piece = b"" if chunk or unpack.eof or len(piece) < PIECE else _unpacked(unpack, b"")
             if unpack.eof:  # another member may follow, or padding
-                chunk = unpack.unused_data.lstrip(b"\0")  # noqa: PLW2901
+                chunk = unpack.unused_data.lstrip(b"\0")
                 unpack, begun = zlib.decompressobj(_GZIP_BITS), False
     if begun:
         raise MalformedBody("the body is not gzip: it ends too early")

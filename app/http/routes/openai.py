@@ -30,6 +30,8 @@ from app.http.openai_schemas import (
     ModelList,
     ModelOut,
     TextChoice,
+)
+from app.http.openai_schemas import (
     told as ignoring,
 )
 from app.http.problems import UnknownModel, Unsupported, explained, openai_error

@@ -141,7 +141,9 @@ def test_a_packed_body_has_its_limits_unpacked(client: httpx.Client, body: bytes
     client.delete("/tenants/default").raise_for_status()
 
 
-@pytest.mark.parametrize(("path", "coding"), [("/facts:bulk", "br"), ("/facts:bulk", "gzip, gzip"), ("/facts", "gzip"), ("/query", "deflate")])
+@pytest.mark.parametrize(
+    ("path", "coding"), [("/facts:bulk", "br"), ("/facts:bulk", "gzip, gzip"), ("/facts", "gzip"), ("/query", "deflate")]
+)
 def test_other_codings_are_refused(client: httpx.Client, path: str, coding: str) -> None:
     answer = client.post(path, content=b"x", headers={"content-type": "application/json", "content-encoding": coding})
     assert answer.status_code == 415 and coding.split(",")[0] in answer.json()["detail"]

@@ -42,7 +42,9 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         yield client
 
 
-@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics", "/version", "/v1/models", "/v1/models/toy", "/v1/models/gpt-4"])
+@pytest.mark.parametrize(
+    "path", ["/health/live", "/health/ready", "/metrics", "/version", "/v1/models", "/v1/models/toy", "/v1/models/gpt-4"]
+)
 def test_head_is_get_without_its_body(server: httpx.Client, path: str) -> None:
     whole, head = server.get(path), server.head(path)
     assert (head.status_code, head.content) == (whole.status_code, b"")
@@ -133,7 +135,7 @@ async def test_no_proxy_stands_before_the_loopback(
     done = CliRunner().invoke(cli, ["facts", "list"])
     assert done.exit_code == 0, done.output
     if value.startswith("http:") and name != "HTTPS_PROXY":  # elsewhere it does
-        with pytest.raises(httpx.TransportError, match="refused|attempts failed"), Client("http://192.0.2.1", retries=0) as far:
+        with pytest.raises(httpx.TransportError, match=r"refused|attempts failed"), Client("http://192.0.2.1", retries=0) as far:
             list(far.facts())
 
 
@@ -207,7 +209,7 @@ def test_pages_of_other_origins_may_read_our_headers(proxied: TestClient) -> Non
         ("2001:db8::5", "2001:db8::5", False, "http://[2001:db8::5]:80"),
         ("0:0:0:0:0:0:0:1", "0:0:0:0:0:0:0:1", True, "http://[0:0:0:0:0:0:0:1]:80"),
         ("127.0.0.1", "127.0.0.1", True, "http://127.0.0.1:80"),
-        ("0.0.0.0", "0.0.0.0", False, "http://0.0.0.0:80"),  # noqa: S104
+        ("0.0.0.0", "0.0.0.0", False, "http://0.0.0.0:80"),
         ("localhost", "localhost", True, "http://localhost:80"),
         ("larimar.internal", "larimar.internal", False, "http://larimar.internal:80"),
     ],
