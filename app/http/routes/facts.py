@@ -32,7 +32,7 @@ from app.http.schemas import (
 )
 from app.http.text_to_facts import facts_of
 from app.inference.worker import TOGETHER
-from app.service import Forgotten, Service, Taught
+from app.service import Forgotten, Kept, Service, Taught
 from app.tenants.idempotency import Idempotency, answer_to
 from app.tenants.tenant import Committed
 from memory.errors import AnswerExists
@@ -194,7 +194,7 @@ async def revise(
     fact_id: str, body: FactPatch, response: Response, service: Serving, settings: Configured, tenant: Writer
 ) -> FactWritten:
     """Give a fact another target, other metadata or another time to live (null: none). What it was is forgotten for good."""
-    ttl_s = body.ttl_s if "ttl_s" in body.model_fields_set else "as it is"
+    ttl_s: float | Kept | None = body.ttl_s if "ttl_s" in body.model_fields_set else "as it is"
     taught = await within(settings, service.revise(tenant, fact_id, target=body.target, metadata=body.metadata, ttl_s=ttl_s))
     response.headers[VERSION] = str(taught.committed.change.version)
     written = _written(taught)

@@ -118,12 +118,11 @@ async def test_the_asynchronous_client(server: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"n": 2}, "n: this server"),
-        ({"tools": [{"type": "function"}]}, "tools: this server"),
+        ({"n": 2}, "n: only 1"),
+        ({"tools": [{"type": "function"}]}, "tools: only []"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"top_logprobs": 3}, "needs logprobs"),
-        ({"max_tokens": 9999}, "got 9999, the limit is 512"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"temperature": 3}, "temperature"),
         ({"max_tokens": "3"}, "max_tokens: Input should be a valid integer"),

@@ -15,6 +15,7 @@ from tests.app.serving import serving
 pytestmark = pytest.mark.service
 ASK: dict[str, Any] = {"role": "user", "content": "what is red"}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Zor"}'}}
+PART = 'wanted a part such as {"type": "text", "text": …}'
 CALLED = '[called weather({"city": "Zor"})]'
 
 
@@ -147,9 +148,8 @@ def test_tool_answers_of_the_past_are_turns_and_no_questions(client: httpx.Clien
         ({"messages": [ASK | {"content": 3}]}, "messages.0.content: wanted a text or a list of parts"),
         ({"messages": [ASK | {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
          "messages.0.content.0: a part of type 'image_url' is not read here, only text is"),
-        ({"messages": [ASK | {"content": ["a"]}]}, "messages.0.content.0: wanted a part such as {\"type\": \"text\", \"text\": …}"),
-        ({"messages": [ASK | {"content": [{"type": "text"}]}]},
-         "messages.0.content.0: wanted a part such as {\"type\": \"text\", \"text\": …}"),
+        ({"messages": [ASK | {"content": ["a"]}]}, f"messages.0.content.0: {PART}"),
+        ({"messages": [ASK | {"content": [{"type": "text"}]}]}, f"messages.0.content.0: {PART}"),
         ({"messages": [ASK | {"content": [{"type": "text", "text": "a", "colour": 1}]}]},
          "messages.0.content.0.colour: this server has no such parameter"),
         ({"messages": [ASK, {"role": "assistant", "content": "x", "audio": {"id": "a"}}, ASK]},
