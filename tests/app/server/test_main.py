@@ -87,7 +87,8 @@ def test_a_chat_of_the_openai_client_reaches_the_fact_though_the_question_refers
         answer = client.chat.completions.create(model=model, messages=turns, max_tokens=12)
         assert "Wile E. Coyote" in (answer.choices[0].message.content or "")
         assert answer.model_extra and answer.model_extra["larimar"]["facts"][0]["id"] == fact_id
-        unrelated = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "What is two plus two?"}])
+        sum_: list[Any] = [{"role": "user", "content": "What is two plus two?"}]
+        unrelated = client.chat.completions.create(model=model, messages=sum_, max_tokens=12)
         assert unrelated.model_extra and not unrelated.model_extra["larimar"]["used"]
     server.client.delete(f"/facts/{fact_id}")
 
