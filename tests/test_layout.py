@@ -36,7 +36,7 @@ LAW: dict[str, set[str]] = {
     "models": {"models.engine", "models.scope"},
     "models.engine": {"models"},
     "models.scope": {"models"},
-    "models.scope.learned": {"models", "models.scope", "memory"},  # the detector that a memory is given
+    "models.scope.learned": {"models", "models.scope", "memory", "memory.scope"},  # the detector that a memory is given
     "models.training": {*MODELS, "models.evaluation"},
     "models.evaluation": {*MODELS, "models.training"},
     **{name: {"app", *MEMORY, *MODELS, "models.scope.learned", *INSTRUMENTS} for name in INSTRUMENTS},
@@ -52,7 +52,7 @@ LAW: dict[str, set[str]] = {
 }
 HTTP_ONLY = ("fastapi", "starlette", "uvicorn", "sse_starlette", "pydantic", "pydantic_core")
 STARTS = tuple(f"app.server.{name}" for name in ("main", "settings", "draining", "uvicorn_protocol"))
-MAY_HTTP = ("app.http", "app.cli", "app.client", *STARTS)
+MAY_HTTP = ("app.http", "app.cli", "app.client", "app.bench", *STARTS)
 APP_ONLY = (*HTTP_ONLY, "pydantic_settings", "prometheus_client", "structlog", "typer", "httpx")
 UNSAFE = ("pickle", "marshal", "shelve", "dill", "joblib")
 NOT_SERVED = ("models.training", "models.evaluation", "app.bench", "app.chaos", "app.experiments")

@@ -66,9 +66,9 @@ def scope_of(model: Model, settings: Settings | None = None, reader: PairReader 
     Args:
         reader: what asks the model's reader; None: nothing stands between.
     """
-    scope: Detector
-    if model.scope is None:
-        scope = Scope(meaning=model.encoder.meaning_dim, clean=clean, literal=model.script.literal)
-    else:
-        scope = LearnedScope(reader or model.scope.reader, model.scope.calibration, clean, model.script.literal)
+    words = Scope(meaning=model.encoder.meaning_dim, clean=clean, literal=model.script.literal)
+    scope: Detector = words
+    if model.scope is not None:
+        asked = reader or model.scope.reader
+        scope = LearnedScope(asked, model.scope.calibration, clean, model.script.literal, beginnings=words)
     return scope if settings is None else scope.chosen(ScopeChoice(settings.scope_probability))

@@ -3,6 +3,10 @@
 A query that repeats a fact's own words is that fact's without being read; a text in a script that the encoder does not read is found
 by its own words alone (models.scope.script). All pairs of a request go through the reader in one batch, the likeliest four of each
 query first and the others only where none of these is in scope.
+
+A statement beside a statement is a branch of its own: "Danielle Darrieux, a native" goes on where "The mother tongue of Danielle
+Darrieux is" would, and yet asks nothing that the fact answers. Where the reader finds no fact for such a beginning, words and
+likeness may (memory.scope.rules).
 """
 
 from __future__ import annotations
@@ -12,8 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from memory.query import Candidate, Considered, Query, ScopeChoice, ScopeDecision
+from memory.scope.answer_kind import is_question
+from memory.scope.rules import Scope
 from memory.spelling import as_asked, normalise, seen
-from models.scope.decision import BY_ADDRESS, BY_STATEMENT, FIRST, Calibration, Features, needs_more, probabilities
+from models.scope.decision import BY_ADDRESS, BY_STATEMENT, FIRST, Calibration, Features, is_unfinished, needs_more, probabilities
 from models.scope.reader import Judgement, Pair, PairReader, statement
 
 MOST_FIRST, MOST_FURTHER = 16, 8  # pairs of one prompt that are read in the first and in the second round
@@ -44,6 +50,7 @@ class LearnedScope:
         clean: what the model reads of a prompt.
         literal: how much of the wording of a fact's prompt and a query is the same, where one of them is not read by meaning; else None.
         threshold: probability that a request wants, in place of the calibrated one.
+        beginnings: decides about beginnings of statements where the reader finds no fact; None: nothing does.
     """
 
     reader: PairReader
@@ -53,6 +60,7 @@ class LearnedScope:
     threshold: float | None = None
     by_prompt: int = BY_ADDRESS
     by_statement: int = BY_STATEMENT
+    beginnings: Scope | None = None
 
     @property
     def least(self) -> float:
@@ -62,14 +70,27 @@ class LearnedScope:
     def chosen(self, choice: ScopeChoice) -> LearnedScope:
         return self if choice.threshold is None else replace(self, threshold=choice.threshold)
 
-    def decide_all(self, queries: Sequence[Query], candidates: Sequence[Sequence[Candidate]], facts: int) -> list[ScopeDecision]:  # noqa: ARG002
+    def decide_all(self, queries: Sequence[Query], candidates: Sequence[Sequence[Candidate]], facts: int) -> list[ScopeDecision]:
         """As of a Detector."""
         asked = [self._asked(query, found) for query, found in zip(queries, candidates, strict=True)]
         to_read = sorted((one for one in asked if one.own is None), key=lambda one: -one.nearness)
         self._read(to_read, FIRST, MOST_FIRST)
         if not any(one.own or self._is_in_scope(one) for one in asked):
             self._read(to_read, max((len(one.candidates) for one in to_read), default=0), MOST_FURTHER)
-        return [self._decision(one) for one in asked]
+        decisions = [self._decision(one) for one in asked]
+        if self.beginnings is None or self.threshold is not None or any(decision.in_scope for decision in decisions):
+            return decisions
+        return [self._as_beginning(self.beginnings, one, decision, facts) for one, decision in zip(asked, decisions, strict=True)]
+
+    def _as_beginning(self, rules: Scope, one: _Asked, decision: ScopeDecision, facts: int) -> ScopeDecision:
+        """The decision about a query that the reader finds no fact for, if it is the beginning of a statement."""
+        if not is_beginning(one.query.text):
+            return decision
+        begun = [(c.fact, c.similarity) for c in one.candidates if is_unfinished(c.fact.prompt)]
+        found = rules.decide(one.query.text, begun, facts, one.query.key)
+        if not found.in_scope or found.fact is None:
+            return decision
+        return replace(decision, in_scope=True, score=self.least, similarity=found.similarity, fact=found.fact)
 
     def _asked(self, query: Query, found: Sequence[Candidate]) -> _Asked:
         text = unicodedata.normalize("NFC", query.text)
@@ -122,3 +143,12 @@ class LearnedScope:
         considered = [Considered(c.fact.id, p, j.span) for c, p, j in zip(one.candidates, found, one.judged, strict=False)]
         considered.sort(key=lambda seen: -seen.probability)
         return ScopeDecision(found[best] >= self.least, found[best], self.least, candidate.similarity, candidate.fact, tuple(considered))
+
+
+def is_beginning(text: str) -> bool:
+    """Whether a text is written as the beginning of a statement: not in lower case or capitals alone as keywords are, no question, and
+    without the mark that would end it."""
+    text = text.strip()
+    if len(text.split()) < 2 or text[:1].islower() or text.isupper():
+        return False
+    return is_unfinished(text) and not is_question(text)

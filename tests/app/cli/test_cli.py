@@ -281,7 +281,7 @@ def test_the_doctor_only_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     done = run("doctor")
     assert done.exit_code == 1 and list(tmp_path.iterdir()) == []
     assert f"{tmp_path / 'new' / 'folder'}, to be made in {tmp_path}" in done.output
-    assert "smollm2-135m and minilm-l6 not in" in done.output and "`larimar models fetch`" in done.output
+    assert "smollm2-135m and minilm-l6 and mpnet-base not in" in done.output and "`larimar models fetch`" in done.output
     assert "not running now" in done.output and "can be reached from outside, and there is none" in done.output
 
 
