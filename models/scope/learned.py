@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from memory.fact import Fact
 from memory.query import Candidate, Considered, Query, ScopeChoice, ScopeDecision
 from memory.scope.answer_kind import is_question
 from memory.scope.rules import Scope
@@ -114,7 +115,7 @@ class LearnedScope:
             if one.judged and not needs_more(self._logits(one), self.least):
                 continue
             further = one.candidates[len(one.judged) : each][: most - len(pairs)]
-            pairs += [(one, Pair(one.query.text, statement(c.fact.prompt, c.fact.target), one.query.before)) for c in further]
+            pairs += [(one, Pair(one.query.text, _statement(one.query.text, c.fact), one.query.before)) for c in further]
         judged = self.reader([pair for _, pair in pairs]) if pairs else []
         for (one, _), judgement in zip(pairs, judged, strict=True):
             one.judged.append(judgement)
@@ -143,6 +144,11 @@ class LearnedScope:
         considered = [Considered(c.fact.id, p, j.span) for c, p, j in zip(one.candidates, found, one.judged, strict=False)]
         considered.sort(key=lambda seen: -seen.probability)
         return ScopeDecision(found[best] >= self.least, found[best], self.least, candidate.similarity, candidate.fact, tuple(considered))
+
+
+def _statement(query: str, fact: Fact) -> str:
+    """The fact as the reader reads it, without the accents that the query leaves out."""
+    return statement(as_asked(fact.prompt, query), fact.target)
 
 
 def is_beginning(text: str) -> bool:

@@ -33,6 +33,7 @@ from models.scope.transformer import Transformer
 
 MAX_BEFORE, MAX_QUESTION, MAX_FACT = 64, 96, 128  # pieces; of turns before and of questions the last ones are read, of facts the first
 HIDDEN = 128
+APART = -6.0  # log-odds, at most, of texts with unknown words of their own
 LONGEST_SPAN = 32  # pieces
 WHOLE = 4  # words of a target that may be a whole sentence
 FORMAT = "larimar-reader/1"
@@ -96,11 +97,19 @@ class PairTokenizer:
         if begin is None or end is None:
             raise ValueError(f"the tokenizer of {folder} has neither <s> and </s> nor [CLS] and [SEP]")
         self.begin, self.end = begin, end
+        of = json.loads(self._tokenizer.to_str())["model"]
+        self._unknown = named(of["unk_token"]) if of.get("unk_token") else of.get("unk_id")
         self._pieces = lru_cache(4096)(self._encode)
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         return encoded.ids, encoded.offsets
+
+    def unknown(self, text: str) -> frozenset[str]:
+        """The words and signs of a text, case folded, that the tokenizer has no pieces for: to the reader they are all one."""
+        ids, offsets = self._pieces(text)
+        found = (text[slice(*offset)] for piece, offset in zip(ids, offsets, strict=True) if piece == self._unknown)
+        return frozenset(word.casefold() for word in found)
 
     def text(self, text: str, most: int = MAX_FACT) -> list[int]:
         """Token ids of one text alone."""
@@ -226,8 +235,14 @@ class Reader:
             outputs = self._transformer([row.ids for row in part])
             for i, row, output in zip(order[at : at + BATCH], part, outputs, strict=True):
                 odds, (span,) = self._head([output], [row])  # one after the other: a row's bits must not depend on its company
-                found[i] = Judgement(float(odds[0, 0]), float(odds[0, 1]), best_span(span, row.offsets))
+                answers = min(float(odds[0, 0]), APART) if self._are_apart(pairs[i]) else float(odds[0, 0])
+                found[i] = Judgement(answers, float(odds[0, 1]), best_span(span, row.offsets))
         return [found[i] for i in range(len(rows))]
+
+    def _are_apart(self, pair: Pair) -> bool:
+        """Whether each text has a word, of those that the tokenizer has no pieces for, that the other has not."""
+        asked, stored = self.tokenizer.unknown(pair.question), self.tokenizer.unknown(pair.fact)
+        return bool(asked - stored and stored - asked)
 
 
 def best_span(scores: Tensor, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:

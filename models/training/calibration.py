@@ -2,7 +2,7 @@
 
 Each file is one memory, as a tenant would have it; each question meets the candidates that the service would read.
 The weights minimise −log p of the fact that answers, or of "none of them" for near misses, both kinds with equal weight.
-The threshold is the lowest at which at most a twentieth of the near misses of every file is let in: the next writer's may be the hardest.
+The threshold is the lowest at which at most a given share of the near misses is let in.
 """
 
 from __future__ import annotations
@@ -277,8 +277,8 @@ def calibrated(
     about: dict[str, Any] = {"reader": scope.reader.fingerprint, "encoder": encoder.fingerprint, "data": hashes}
     calibration = replace(
         calibration,
-        threshold=max(threshold_for(found, calibration, let_in) for found in sets.values()),
-        maybe=max(threshold_for(found, calibration, MAY_LET_IN) for found in sets.values()),
+        threshold=threshold_for(fitted, calibration, let_in),
+        maybe=threshold_for(fitted, calibration, MAY_LET_IN),
     )
     errors = [(share / 100, tally(fitted, calibration, share / 100)) for share in range(5, 100, 5)]
     about["errors"] = [{"threshold": t} | {n: round(v, 1) for n, v in asdict(e).items()} for t, e in errors]

@@ -80,7 +80,7 @@ def test_a_chat_of_the_openai_client_reaches_the_fact_though_the_question_refers
     turns: list[Any] = [
         {"role": "user", "content": "Where is Acme Rockets?"},
         {"role": "assistant", "content": "In the desert."},
-        {"role": "user", "content": "And who runs it?"},
+        {"role": "user", "content": "And who is its CEO?"},
     ]
     model = server.client.get("/version").json()["decoder"]
     with openai.OpenAI(base_url=f"{server.client.base_url}/v1", api_key="none", max_retries=0) as client:
