@@ -115,7 +115,7 @@ class LearnedScope:
             if one.judged and not needs_more(self._logits(one), self.least):
                 continue
             further = one.candidates[len(one.judged) : each][: most - len(pairs)]
-            pairs += [(one, Pair(one.query.text, _statement(one.query.text, c.fact), one.query.before)) for c in further]
+            pairs += [(one, Pair(one.query.text, _statement(one, c.fact), one.query.before)) for c in further]
         judged = self.reader([pair for _, pair in pairs]) if pairs else []
         for (one, _), judgement in zip(pairs, judged, strict=True):
             one.judged.append(judgement)
@@ -146,9 +146,11 @@ class LearnedScope:
         return ScopeDecision(found[best] >= self.least, found[best], self.least, candidate.similarity, candidate.fact, tuple(considered))
 
 
-def _statement(query: str, fact: Fact) -> str:
-    """The fact as the reader reads it, without the accents that the query leaves out."""
-    return statement(as_asked(fact.prompt, query), fact.target)
+def _statement(one: _Asked, fact: Fact) -> str:
+    """The fact as the reader reads it: without the accents that the query leaves out, unless another candidate has none."""
+    prompt = as_asked(fact.prompt, one.query.text)
+    others = (c.fact.prompt for c in one.candidates if c.fact.id != fact.id)
+    return statement(fact.prompt if prompt in others else prompt, fact.target)
 
 
 def is_beginning(text: str) -> bool:
