@@ -21,7 +21,7 @@ from app.tenants.group_commit import GroupCommit
 from memory.store.embedded.valkey import EmbeddedValkey
 from tests.app.holding import fact as drawn
 from tests.app.holding import holding
-from tests.app.hosting import hosted, opened
+from tests.app.hosting import hosted, make_key, opened
 
 pytestmark = [pytest.mark.service, pytest.mark.anyio]
 HALF = "\ud800"
@@ -56,7 +56,6 @@ def send(client: httpx.Client, method: str, path: str, body: Any) -> httpx.Respo
         ("POST", "/tenants/default/import", {"fingerprint": HALF, "facts": [FACT | {"id": "a"}]}, "fingerprint"),
         ("POST", "/query", {"prompt": HALF}, "prompt"),
         ("POST", "/generate", {"prompt": "a", "stop": ["b", HALF]}, "stop"),
-        ("POST", "/admin/keys", {"tenant": "a", "name": HALF}, "name"),
     ],
 )
 def test_half_a_surrogate_pair_is_refused_by_the_field_that_holds_it(
@@ -69,6 +68,13 @@ def test_half_a_surrogate_pair_is_refused_by_the_field_that_holds_it(
     assert [error["field"] for error in answer.json()["errors"]] == [field]
     assert "U+D800 is half of a surrogate pair" in answer.json()["detail"]
     assert client.get("/facts").json() == before
+
+
+def test_administrations_bodies_are_held_to_the_same(tmp_path: Path) -> None:
+    with hosted(tmp_path) as client:
+        client.headers["authorization"] = f"Bearer {make_key(client, 'a', 'admin')}"
+        answer = send(client, "POST", "/admin/keys", {"tenant": "a", "name": HALF})
+    assert answer.status_code == 422 and [error["field"] for error in answer.json()["errors"]] == ["name"]
 
 
 @pytest.mark.parametrize(
