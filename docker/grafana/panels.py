@@ -89,13 +89,21 @@ SERVICE = [
     Panel("Request duration, p99", {"{{route}}": quantile(0.99, "larimar_request_seconds", by="route")}, "s"),
     Panel("Answers by status", {"{{status}}": rate("larimar_requests_total", by="status")}, "reqps"),
     Panel("Errors by code", {"{{code}}": rate("larimar_errors_total", by="code")}, "cps"),
-    Panel("Queue", {"waiting": "sum(larimar_queue_depth)", "room": "sum(larimar_queue_size)"}, "short"),
+    Panel(
+        "Queue",
+        {"waiting": "sum(larimar_queue_depth)", "room": "sum(larimar_queue_size)", "look-ups waiting": "sum(larimar_lookup_queue_depth)"},
+        "short",
+    ),
     Panel("Wait in the queue", quantiles("larimar_queue_seconds"), "s"),
     Panel("Tokens", {"generated": rate("larimar_generated_tokens_total"), "prompts": rate("larimar_prompt_tokens_total")}, "cps"),
     Panel("Time to first token", quantiles("larimar_time_to_first_token_seconds"), "s"),
     Panel("Generation", quantiles("larimar_generate_seconds"), "s"),
     Panel("Encoding", quantiles("larimar_encode_seconds"), "s"),
-    Panel("Process memory", {"resident": "sum(process_resident_memory_bytes)"}, "bytes"),
+    Panel(
+        "Process memory",
+        {"resident": "sum(process_resident_memory_bytes)", "index of data keys": "sum(larimar_key_index_bytes)"},
+        "bytes",
+    ),
     Panel("Processor", {"cores": rate("process_cpu_seconds_total")}, "short"),
     Panel("GPU memory", {"{{kind}}": "sum by (kind) (larimar_gpu_memory_bytes)"}, "bytes", gpu=True),
 ]
