@@ -15,7 +15,7 @@ from app.access.request_context import note
 from app.http.dependencies import VERSION, Configured, Reader, Serving, Writer, within
 from app.http.fact_schemas import FactPatch
 from app.http.problems import describe, failed
-from app.http.routes.bulk import TOGETHER, teach_lines
+from app.http.routes.bulk import teach_lines
 from app.http.schemas import (
     BulkLine,
     Erased,
@@ -31,6 +31,7 @@ from app.http.schemas import (
     text_of,
 )
 from app.http.text_to_facts import facts_of
+from app.inference.worker import TOGETHER
 from app.service import Forgotten, Kept, Service, Taught
 from app.tenants.idempotency import Idempotency, answer_to
 from app.tenants.tenant import Committed
