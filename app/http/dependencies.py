@@ -66,7 +66,8 @@ def _tenant_with(scope: Scope, *, reads: bool = True) -> Callable[[Request, ApiK
         or later."""
         if scope not in key.scopes:
             if key is ANYONE:
-                raise Forbidden("without a key nobody administers: make one where the store is, with `larimar keys create --scope admin`")
+                made = "`larimar keys create --tenant NAME --scope admin`"
+                raise Forbidden(f"without a key nobody administers: make one where the store is, with {made}")
             raise Forbidden(f"this needs the scope {scope!r}, the key has {', '.join(key.scopes)}")
         if reads and (seen := request.headers.get(VERSION)) is not None:
             if not seen.isascii() or not seen.isdigit() or len(seen) > 15:
