@@ -30,7 +30,7 @@ from memory.query import AS_IT_IS, Considered, Query, Reading, ScopeChoice
 from memory.scope.two_hops import best
 from models.engine.sampling import Generation, Sampling
 from models.model import EncodedFact, Model, Prompt, asked_by
-from models.scope.decision import Kind
+from models.scope.decision import kind_of
 
 Use = Literal["auto", "on", "off"]
 Kept = Literal["as it is"]
@@ -136,13 +136,6 @@ class Answered:
     generation: Generation
     read: Read
     total_s: float
-
-
-def kind_of(reading: Reading, maybe: float) -> Kind:
-    """Whether a fact is meant, may be, or is not. `maybe`: the probability from which it may be."""
-    if reading.in_scope:
-        return "in"
-    return "maybe" if reading.score >= min(maybe, reading.threshold) else "out"
 
 
 def fact_of(
@@ -332,7 +325,7 @@ class Service:
                 if reading.in_scope:
                     break
             assert reading is not None
-            self.metrics.scope.labels(kind_of(reading, maybe)).inc()
+            self.metrics.scope.labels(kind_of(reading.score, reading.threshold, maybe)).inc()
             similarities = self._similarities(memory, reading, keys)
         used = reading is not None and reading.code is not None and (reading.in_scope or asked.use == "on")
         if reading is not None and used:

@@ -88,8 +88,12 @@ class Calibration:
         return weights.logit(seen)
 
     def decision(self, probability: float, threshold: float | None = None) -> Kind:
-        least = self.threshold if threshold is None else threshold
-        return "in" if probability >= least else "maybe" if probability >= min(self.maybe, least) else "out"
+        return kind_of(probability, self.threshold if threshold is None else threshold, self.maybe)
+
+
+def kind_of(probability: float, threshold: float, maybe: float) -> Kind:
+    """Whether a fact is meant, may be, or is not. `maybe`: the probability from which it may be."""
+    return "in" if probability >= threshold else "maybe" if probability >= min(maybe, threshold) else "out"
 
 
 def is_unfinished(text: str) -> bool:

@@ -20,7 +20,7 @@ from memory.query import Candidate, Considered, Query, ScopeChoice, ScopeDecisio
 from memory.scope.answer_kind import is_question
 from memory.scope.rules import Scope
 from memory.spelling import as_asked, normalise, seen
-from models.scope.decision import BY_ADDRESS, BY_STATEMENT, FIRST, Calibration, Features, is_unfinished, needs_more, probabilities
+from models.scope.decision import BY_ADDRESS, BY_STATEMENT, FIRST, Calibration, Features, choose, is_unfinished, needs_more
 from models.scope.reader import Judgement, Pair, PairReader, statement
 
 MOST_FIRST, MOST_FURTHER = 16, 8  # pairs of one prompt that are read in the first and in the second round
@@ -76,7 +76,7 @@ class LearnedScope:
         asked = [self._asked(query, found) for query, found in zip(queries, candidates, strict=True)]
         to_read = sorted((one for one in asked if one.own is None), key=lambda one: -one.nearness)
         self._read(to_read, FIRST, MOST_FIRST)
-        if not any(one.own or self._is_in_scope(one) for one in asked):
+        if not any(one.own or not needs_more(self._logits(one), self.least) for one in asked):
             self._read(to_read, max((len(one.candidates) for one in to_read), default=0), MOST_FURTHER)
         decisions = [self._decision(one) for one in asked]
         if self.beginnings is None or self.threshold is not None or any(decision.in_scope for decision in decisions):
@@ -127,23 +127,21 @@ class LearnedScope:
             for c, judgement in read
         ]
 
-    def _is_in_scope(self, one: _Asked) -> bool:
-        return max(probabilities(self._logits(one)), default=0.0) >= self.least
-
     def _decision(self, one: _Asked) -> ScopeDecision:
         if one.own is not None:
             candidate, same, _ = one.own
             weighed = (Considered(candidate.fact.id, same),)
             return ScopeDecision(same >= self.least, same, self.least, candidate.similarity, candidate.fact, weighed)
-        found = probabilities(self._logits(one))
-        if not found:
+        chosen = choose(self._logits(one), self.least)
+        if chosen.index is None:
             nearest = (0.0, None) if one.nearest is None else (one.nearest.similarity, one.nearest.fact)
             return ScopeDecision(False, 0.0, self.least, *nearest)
-        best = max(range(len(found)), key=found.__getitem__)
-        candidate = one.candidates[best]
-        considered = [Considered(c.fact.id, p, j.span) for c, p, j in zip(one.candidates, found, one.judged, strict=False)]
+        candidate = one.candidates[chosen.index]
+        read = zip(one.candidates, chosen.probabilities, one.judged, strict=False)
+        considered = [Considered(c.fact.id, p, j.span) for c, p, j in read]
         considered.sort(key=lambda seen: -seen.probability)
-        return ScopeDecision(found[best] >= self.least, found[best], self.least, candidate.similarity, candidate.fact, tuple(considered))
+        p = chosen.probability
+        return ScopeDecision(p >= self.least, p, self.least, candidate.similarity, candidate.fact, tuple(considered))
 
 
 def _statement(one: _Asked, fact: Fact) -> str:

@@ -34,10 +34,11 @@ from app.http.schemas import (
     Weight,
 )
 from app.server.settings import Settings
-from app.service import Answered, Read, Service, kind_of
+from app.service import Answered, Read, Service
 from app.service import Request as Ask
 from memory.query import Reading, ScopeChoice
 from models.engine.sampling import Generation, Sampling, TokenLogProb
+from models.scope.decision import kind_of
 from models.scope.reader import statement
 
 router = APIRouter(tags=["generation"])
@@ -68,7 +69,7 @@ def sampling_of(body: GenerateIn | CompletionBase, max_new_tokens: int, logprobs
 def scope_of(reading: Reading, read_by: ReadBy, maybe: float) -> schemas.Scope:
     return schemas.Scope(
         in_scope=reading.in_scope,
-        decision=kind_of(reading, maybe),
+        decision=kind_of(reading.score, reading.threshold, maybe),
         score=reading.score,
         threshold=reading.threshold,
         similarity=reading.similarity,
